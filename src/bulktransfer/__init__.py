@@ -1,0 +1,53 @@
+"""Hands big buffers between threads and processes without copying them, and says who owns each.
+
+The public names; the design and the report's sections are explained in ARCHITECTURE.md.
+"""
+
+from . import backends as backends
+from ._native.channel import Outcome
+from ._native.event import Event
+from ._native.event import Event as Transfer
+from ._native.pool import Buffer, Pool
+from .core.allocator import Allocator
+from .core.callbacks import Callbacks
+from .core.channel import Channel
+from .core.connect import ChannelSpec, Endpoint, Listener, bind, connect, create, listen, pair
+from .core.domain import Domain, current_domain
+from .core.lifetime import trace_views
+from .core.limits import Constraints, Limits
+from .core.waitset import WaitSet
+from .errors import (
+    AlreadyCopiedError,
+    BindRefusedError,
+    BrokenChannelError,
+    BulkError,
+    ChannelBusyError,
+    ChannelStateError,
+    ClosedChannelError,
+    ConstraintError,
+    CopiesOutstandingError,
+    CopyRefusedError,
+    DirectionError,
+    EndOfChannelError,
+    EndpointNotFoundError,
+    ForkedError,
+    InvalidBufferError,
+    LimitError,
+    MetaSizeError,
+    NotACopyError,
+    NotAllocatedError,
+    NotOwnedError,
+    PoolAlreadyAssignedError,
+    PoolBusyError,
+    PoolExhaustedError,
+    PoolNotAssignedError,
+    PoolVetoError,
+    ProtocolViolation,
+    RoleConflictError,
+    SecurityWarning,
+    TrustMismatchError,
+    WouldBlock,
+)
+from .states import BufferState, ChannelState, Direction, EventKind, Role, Trust
+
+__version__ = "0.1.0"

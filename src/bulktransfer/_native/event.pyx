@@ -1,0 +1,79 @@
+"""What arrives at a channel, as the user gets it.
+
+Knows: the kinds of events and what each carries. Must not know: how it arrived.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
+
+from bulktransfer import states
+
+cdef tuple KINDS = tuple(states.EventKind)  # in the order of their numbers
+
+
+cdef Event new_event(int number, object channel):
+    cdef Event event = Event.__new__(Event)
+    event.number = number
+    event.channel = channel
+    return event
+
+
+def make_event(kind, channel, pool=None, bint present=False, buffers=(), error=None, buffer=None):
+    """An event that is not a transfer."""
+    cdef Event event = new_event(KINDS.index(kind), channel)
+    event.pool = pool
+    event.present = present
+    event.buffers = tuple(buffers)
+    event.error = error
+    event.buffer = buffer
+    return event
+
+
+@cython.final
+@cython.freelist(128)
+cdef class Event:
+    """Something that arrived: its kind, the channel, and what it is about (I-6.2.2).
+
+    buffer: of transfers and refusals; meta: the bytes as they were sent; pool: in pool events only; present: the
+    domain had the pool already; buffers: what had not come home when the channel ended; error: of a refusal.
+    As a context manager it gives its buffer back at the end.
+    """
+
+    @property
+    def kind(self):
+        """An EventKind."""
+        return KINDS[self.number]
+
+    @property
+    def meta(self):
+        """The meta data, exactly as sent."""
+        if self.meta_size == 0:
+            return b""
+        if self.long_meta is not None:
+            return self.long_meta
+        return PyBytes_FromStringAndSize(<char*> self.short_meta, self.meta_size)
+
+    def __enter__(self):
+        if self.buffer is None:
+            raise TypeError(f"{self!r} carries no buffer")
+        return self.buffer
+
+    def __exit__(self, *exc):
+        if self.buffer.owned or self.buffer.is_copy:  # else it was sent on already
+            self.channel.give_back(self.buffer, when_unused=True)
+        return False
+
+    def __reduce__(self):
+        raise TypeError("pickling an event: it belongs to its channel")
+
+    def __repr__(self):
+        what = [f"{self.kind}"]
+        if self.buffer is not None:
+            what.append(f"buffer {self.buffer.index} of pool {self.buffer.pool.name}")
+        elif self.pool is not None:
+            what.append(f"pool {self.pool.name}")
+        if self.meta_size:
+            what.append(f"{self.meta_size} bytes of meta")
+        if self.error is not None:
+            what.append(repr(self.error))
+        return f"<Event {', '.join(what)}>"

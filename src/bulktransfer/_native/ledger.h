@@ -1,0 +1,262 @@
+/* Who may do what with a buffer: the state of every buffer in this domain, and the rules of design section 4.
+ *
+ * Knows: states, counts, which copies are out over which channel. Must not know: rings, sockets, memory, Python.
+ * The transitions come from states.py, compiled into bt_table at import. Check first, then change: every function
+ * either changes everything it is for and returns BT_OK, or changes nothing and says why.
+ */
+#ifndef BT_LEDGER_H
+#define BT_LEDGER_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "layout.h"
+
+enum bt_state { BT_INVALID = 0, BT_READ_ONLY = 1, BT_READ_ONLY_OWNED = 2, BT_READ_WRITE = 3, BT_STATES = 4 };
+
+enum bt_act { /* as states.BufferAct */
+    BT_A_MOVE = 0,
+    BT_A_PASS,
+    BT_A_COPY,
+    BT_A_RELEASE,
+    BT_A_FULL_COPY,
+    BT_A_MOVE_RECEIVED,
+    BT_A_BUFFER_RECEIVED,
+    BT_A_COPY_RECEIVED,
+    BT_A_COPY_RELEASED,
+    BT_A_MOVE_REFUSED,
+    BT_A_COPY_REFUSED,
+    BT_A_RECLAIMED,
+    BT_A_DROP,
+    BT_ACTS
+};
+
+enum bt_flag {
+    BT_FREE = 1,      /* on its allocator's free list */
+    BT_GIVE_BACK = 2, /* goes back when its last view dies */
+    BT_QUEUED = 4     /* arrived on a channel within this domain, not yet received */
+};
+
+enum bt_verdict {
+    BT_OK = 0,
+    BT_NOT_ALLOCATED,
+    BT_NOT_PRESENT,      /* state INVALID */
+    BT_NOT_OWNED,
+    BT_COPIES_OUT,       /* owned or held, with copies outstanding */
+    BT_NOT_A_COPY,       /* nothing held over this channel */
+    BT_ALREADY_COPIED,   /* a copy is outstanding on this channel */
+    BT_VIEWS_LIVE,
+    BT_SAME_DOMAIN,      /* a copy within one domain */
+    BT_GOING_BACK,       /* give_back(when_unused) is pending */
+    BT_STILL_CONNECTED,  /* drop before the channel ended */
+    BT_REFUSED,          /* an arrival that contradicts what another channel said */
+    BT_VIOLATION         /* an arrival that contradicts its own channel */
+};
+
+/* 16-bit counts: a domain has fewer channels than that (Limits). */
+typedef struct bt_slot {
+    uint8_t state;
+    uint8_t flags;
+    uint16_t out;      /* copies that this domain has sent and not got back */
+    uint16_t in;       /* copies that it holds */
+    uint16_t spare;    /* marks a buffer while a batch is checked; else 0 */
+    uint32_t views;    /* live exports */
+    uint32_t writers;  /* those of them made while READ_WRITE */
+    uint32_t via;      /* channel over which it last came (owned) or left (INVALID); 0: none */
+    uint64_t sent_at;  /* position of the entry with which it last left */
+    uint64_t length;
+} bt_slot;
+
+typedef struct bt_pool {
+    bt_slot *slots;
+    uint32_t count;
+    uint64_t size;   /* of a buffer */
+    uint8_t shared;  /* both sides see the same memory */
+    uint8_t home;    /* allocated in this domain */
+} bt_pool;
+
+enum bt_standing { BT_ABSENT = 0, BT_PENDING = 1, BT_ACTIVE = 2, BT_REMOVING = 3 };
+
+/* One pool on one channel, as this side sees it. */
+typedef struct bt_assignment {
+    bt_pool *pool;
+    uint64_t *out_copies; /* a bit a buffer: a copy of it is out over this channel */
+    uint64_t *in_copies;  /* a copy of it came over this channel and is held */
+    uint64_t last_position; /* one more than the position of the last entry sent about this pool */
+    uint32_t channel;
+    uint32_t copy_count;  /* bits set in out_copies */
+    uint32_t held_count;  /* bits set in in_copies */
+    uint8_t standing;
+    uint8_t mine;         /* this side assigned it, so this side reclaims (rule 16) */
+    uint8_t same_domain;
+} bt_assignment;
+
+typedef struct bt_row {
+    uint8_t next; /* 0xff: no such transition */
+    int8_t out, in;
+} bt_row;
+
+/* [state][act][out: 0, 1, more][in: 0, 1, more] */
+typedef struct bt_table {
+    bt_row rows[BT_STATES][BT_ACTS][3][3];
+} bt_table;
+
+static inline int bt_bit(const uint64_t *bits, uint32_t i) { return (int)(bits[i >> 6] >> (i & 63)) & 1; }
+static inline void bt_bit_set(uint64_t *bits, uint32_t i) { bits[i >> 6] |= UINT64_C(1) << (i & 63); }
+static inline void bt_bit_clear(uint64_t *bits, uint32_t i) { bits[i >> 6] &= ~(UINT64_C(1) << (i & 63)); }
+static inline size_t bt_bit_words(uint32_t count) { return ((size_t)count + 63) / 64; }
+
+static inline const bt_row *bt_lookup(const bt_table *t, const bt_slot *s, enum bt_act act) {
+    return &t->rows[s->state][act][s->out > 2 ? 2 : s->out][s->in > 2 ? 2 : s->in];
+}
+
+static inline void bt_step(bt_slot *s, const bt_row *row) {
+    s->state = row->next;
+    s->out = (uint16_t)(s->out + row->out);
+    s->in = (uint16_t)(s->in + row->in);
+}
+
+/* ---- calls made here ---- */
+
+static inline enum bt_verdict bt_why_not(const bt_slot *s, enum bt_act act) {
+    if (act == BT_A_RELEASE) {
+        if (s->state != BT_READ_ONLY) return BT_NOT_A_COPY;
+        return BT_COPIES_OUT;
+    }
+    if (s->state == BT_INVALID) return BT_NOT_PRESENT;
+    if (s->state == BT_READ_ONLY) return BT_NOT_OWNED;
+    return BT_COPIES_OUT;
+}
+
+/* Whether this domain may send `index` in this way over this channel now. */
+static inline enum bt_verdict bt_may_send(const bt_table *t, const bt_assignment *a, uint32_t index, enum bt_act act) {
+    const bt_slot *s = &a->pool->slots[index];
+    if (__builtin_expect(s->flags != 0, 0)) {
+        if (s->flags & BT_FREE) return BT_NOT_ALLOCATED;
+        if (s->flags & BT_GIVE_BACK) return BT_GOING_BACK;
+    }
+    const bt_row *row = bt_lookup(t, s, act);
+    if (act == BT_A_COPY) {
+        if (row->next == 0xff) return bt_why_not(s, act);
+        if (a->same_domain) return BT_SAME_DOMAIN;
+        if (bt_bit(a->out_copies, index)) return BT_ALREADY_COPIED;
+        return s->writers ? BT_VIEWS_LIVE : BT_OK;
+    }
+    if (act == BT_A_RELEASE && !bt_bit(a->in_copies, index)) return BT_NOT_A_COPY;
+    if (row->next == 0xff) return bt_why_not(s, act);
+    return row->next == BT_INVALID && s->views ? BT_VIEWS_LIVE : BT_OK;
+}
+
+/* Do what bt_may_send allowed; the entry goes out at `position`. */
+static inline void bt_sent(const bt_table *t, bt_assignment *a, uint32_t index, enum bt_act act, uint64_t position) {
+    bt_slot *s = &a->pool->slots[index];
+    bt_step(s, bt_lookup(t, s, act));
+    a->last_position = position + 1;
+    if (act == BT_A_COPY) {
+        bt_bit_set(a->out_copies, index);
+        a->copy_count++;
+    } else if (act == BT_A_RELEASE) {
+        bt_bit_clear(a->in_copies, index);
+        a->held_count--;
+    } else {
+        s->via = a->channel;
+        s->sent_at = position;
+    }
+}
+
+/* ---- arrivals: judged by the channel's own history (design section 8, rule 5) ---- */
+
+static inline enum bt_verdict bt_arrived_owner(const bt_table *t, bt_assignment *a, uint32_t index, uint64_t length,
+                                               enum bt_act act) {
+    bt_slot *s = &a->pool->slots[index];
+    const bt_row *row = bt_lookup(t, s, act);
+    if (__builtin_expect(row->next == 0xff, 0)) {
+        /* It is here already. Nobody else can have what never left, or what came over this very channel. */
+        if (s->state == BT_READ_ONLY) return bt_bit(a->in_copies, index) ? BT_VIOLATION : BT_REFUSED;
+        return s->via == 0 || s->via == a->channel ? BT_VIOLATION : BT_REFUSED;
+    }
+    /* Where memory is not shared a pool's allocator takes a buffer back from the peer that has it only. */
+    if (!a->pool->shared && a->pool->home && a->mine && s->via != a->channel) return BT_REFUSED;
+    bt_step(s, row);
+    s->via = a->channel;
+    s->length = length;
+    return BT_OK;
+}
+
+static inline enum bt_verdict bt_arrived_copy(const bt_table *t, bt_assignment *a, uint32_t index, uint64_t length) {
+    bt_slot *s = &a->pool->slots[index];
+    if (bt_bit(a->in_copies, index)) return BT_VIOLATION; /* twice over one channel */
+    const bt_row *row = bt_lookup(t, s, BT_A_COPY_RECEIVED);
+    if (row->next == 0xff) return BT_REFUSED;
+    if (s->state == BT_READ_ONLY && !a->pool->shared) return BT_REFUSED;
+    if (s->state == BT_INVALID) s->length = length;
+    bt_step(s, row);
+    bt_bit_set(a->in_copies, index);
+    a->held_count++;
+    return BT_OK;
+}
+
+/* A copy that went out over this channel is back (`act` BT_A_COPY_RELEASED) or was refused. */
+static inline enum bt_verdict bt_copy_back(const bt_table *t, bt_assignment *a, uint32_t index, enum bt_act act) {
+    bt_slot *s = &a->pool->slots[index];
+    const bt_row *row = bt_lookup(t, s, act);
+    if (!bt_bit(a->out_copies, index) || row->next == 0xff) return BT_VIOLATION;
+    bt_step(s, row);
+    bt_bit_clear(a->out_copies, index);
+    a->copy_count--;
+    return BT_OK;
+}
+
+/* The peer refused the move or pass at `position`. `via` is what it was before, unknown now: 0 would forbid the
+ * peer to send it; the channel itself lets a later arrival be judged as contradiction, not as theft. */
+static inline enum bt_verdict bt_owner_back(const bt_table *t, bt_assignment *a, uint32_t index, uint64_t position) {
+    bt_slot *s = &a->pool->slots[index];
+    const bt_row *row = bt_lookup(t, s, BT_A_MOVE_REFUSED);
+    if (row->next == 0xff || s->via != a->channel || s->sent_at != position) return BT_VIOLATION;
+    bt_step(s, row);
+    return BT_OK;
+}
+
+/* ---- ends ---- */
+
+/* A buffer that left over this channel of the assigner and has not come back by any way (rules 14 and 16). */
+static inline int bt_is_away(const bt_assignment *a, uint32_t index) {
+    const bt_slot *s = &a->pool->slots[index];
+    return s->state == BT_INVALID && s->via == a->channel && !(s->flags & BT_QUEUED);
+}
+
+/* A buffer that came over this channel and is owned or held here. */
+static inline int bt_is_guest(const bt_assignment *a, uint32_t index) {
+    const bt_slot *s = &a->pool->slots[index];
+    return bt_bit(a->in_copies, index) || (s->state >= BT_READ_ONLY_OWNED && s->via == a->channel && !a->pool->home);
+}
+
+/* Whether the pool may leave the channel as far as this side knows; `consumed` is the peer's index. */
+static inline int bt_may_remove(const bt_assignment *a, uint64_t consumed) {
+    if (a->copy_count || a->held_count || (int64_t)(a->last_position - consumed) > 0) return 0;
+    for (uint32_t i = 0; i < a->pool->count; i++)
+        if ((a->mine && bt_is_away(a, i)) || bt_is_guest(a, i)) return 0;
+    return 1;
+}
+
+/* The lease of an ended assignment hung up: everybody behind it let go of `index`. Returns 1 if that changed it. */
+static inline int bt_reclaim(const bt_table *t, bt_assignment *a, uint32_t index) {
+    bt_slot *s = &a->pool->slots[index];
+    int changed = 0;
+    if (bt_bit(a->out_copies, index)) changed = bt_copy_back(t, a, index, BT_A_COPY_RELEASED) == BT_OK;
+    if (bt_bit(a->in_copies, index) && s->via == a->channel && s->in == 1 && !s->out) {
+        bt_bit_clear(a->in_copies, index); /* the owner that lent it is gone; nobody else has it */
+        a->held_count--;
+        s->in = 0;
+        s->state = BT_INVALID;
+    }
+    if (bt_is_away(a, index)) {
+        bt_step(s, bt_lookup(t, s, BT_A_RECLAIMED));
+        s->via = 0;
+        s->length = a->pool->size;
+        changed = 1;
+    }
+    return changed;
+}
+
+#endif

@@ -1,0 +1,213 @@
+/* The sending half of a channel's connection: ring, socket, and what waits because either is full.
+ *
+ * Knows: that entries and control messages of one direction form one FIFO, and that an accepted operation
+ * completes though its user never calls again (design rule 8 and 9). Must not know: buffers, rules, Python.
+ * Fast path: nothing waits, the ring has room: fill, publish, ring if the peer sleeps; one thread (the caller holds
+ * the GIL). Once something waits, every access to the tail takes `lock`; `waiting` tells which of the two it is.
+ */
+#ifndef BT_LINK_H
+#define BT_LINK_H
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "doorbell.h"
+#include "message.h"
+#include "registry.h"
+#include "ring.h"
+
+/* An entry that found no slot, or a control message that found no room, and all behind it. */
+typedef struct bt_waiting {
+    bt_entry entry;
+    uint8_t *data; /* long meta data, or the bytes of a control message */
+    size_t size;   /* of a control message */
+    int *fds;
+    int fd_count;
+} bt_waiting;
+
+typedef struct bt_link {
+    bt_tx tx;
+    bt_rx rx;
+    bt_registry *registry;
+    uint32_t generation;
+    int sock;
+    uint64_t issued; /* positions given out: published and waiting */
+    _Atomic uint64_t rings; /* bells rung, for statistics; by the receiving side and whoever sends at once */
+    pthread_mutex_t lock;
+    _Atomic uint32_t waiting;
+    _Atomic uint32_t owners; /* the channel, and the carrier while something waits */
+    _Atomic uint32_t ended;  /* the peer is gone or the channel broken: nothing is carried any more */
+    bt_waiting *fifo;
+    uint32_t fifo_first, fifo_room;
+    size_t own_size, peer_size;
+    struct bt_link *next_carried;
+} bt_link;
+
+static inline bt_link *bt_link_new(bt_registry *registry, int sock) {
+    bt_link *link = calloc(1, sizeof *link);
+    if (!link) return NULL;
+    if (pthread_mutex_init(&link->lock, NULL)) {
+        free(link);
+        return NULL;
+    }
+    link->registry = registry;
+    link->generation = registry->generation;
+    link->sock = sock;
+    atomic_store_explicit(&link->owners, 1, memory_order_relaxed);
+    return link;
+}
+
+static inline void bt_link_retain(bt_link *link) {
+    atomic_fetch_add_explicit(&link->owners, 1, memory_order_relaxed); /* the caller is an owner already */
+}
+
+static inline void bt_waiting_free(bt_link *link, bt_waiting *w) {
+    free(w->data);
+    for (int i = 0; i < w->fd_count; i++) bt_registry_close(link->registry, w->fds[i]);
+    free(w->fds);
+}
+
+/* Let go; the last owner closes the socket and unmaps the outboxes. */
+static inline void bt_link_release(bt_link *link) {
+    /* acq_rel: whoever frees has seen everything that the other owner did */
+    if (atomic_fetch_sub_explicit(&link->owners, 1, memory_order_acq_rel) != 1) return;
+    if (link->generation == link->registry->generation) {
+        uint32_t count = atomic_load_explicit(&link->waiting, memory_order_acquire);
+        for (uint32_t i = 0; i < count; i++)
+            bt_waiting_free(link, &link->fifo[(link->fifo_first + i) & (link->fifo_room - 1)]);
+        if (link->sock >= 0) bt_registry_close(link->registry, link->sock);
+        if (link->tx.own) bt_registry_unmap(link->registry, link->tx.own, link->own_size);
+        if (link->tx.peer) bt_registry_unmap(link->registry, (void *)link->tx.peer, link->peer_size);
+        pthread_mutex_destroy(&link->lock);
+    }
+    free(link->fifo);
+    free(link);
+}
+
+static inline void bt_ring_data(bt_link *link) {
+    if (bt_bell_due(&link->tx.peer->sleep_data, &link->tx.last_rung_data)) {
+        atomic_fetch_add_explicit(&link->rings, 1, memory_order_relaxed); /* no partner: only counted */
+        bt_ring_bell(link->sock);
+    }
+}
+
+/* After consuming: tell the peer, and wake it if it sleeps for space or for an outcome. */
+static inline void bt_link_consumed(bt_link *link) {
+    bt_rx_publish(&link->rx);
+    if (bt_bell_due(&link->rx.peer->sleep_space, &link->rx.last_rung_space)) {
+        atomic_fetch_add_explicit(&link->rings, 1, memory_order_relaxed);
+        bt_ring_bell(link->sock);
+    }
+}
+
+/* Before something is sent: room for `count` more in ring or FIFO, so that sending cannot fail. -1: no memory. */
+static inline int bt_link_make_room(bt_link *link, uint32_t count) {
+    int result = 0;
+    pthread_mutex_lock(&link->lock);
+    uint32_t waiting = atomic_load_explicit(&link->waiting, memory_order_relaxed);
+    if (waiting + count > link->fifo_room) {
+        uint32_t room = link->fifo_room ? link->fifo_room : 64;
+        while (room < waiting + count) room *= 2;
+        bt_waiting *more = calloc(room, sizeof *more);
+        if (!more) result = -1;
+        else {
+            for (uint32_t i = 0; i < waiting; i++)
+                more[i] = link->fifo[(link->fifo_first + i) & (link->fifo_room - 1)];
+            free(link->fifo);
+            link->fifo = more;
+            link->fifo_first = 0;
+            link->fifo_room = room;
+        }
+    }
+    pthread_mutex_unlock(&link->lock);
+    return result;
+}
+
+/* Whether `count` entries go straight into the ring. -1: the peer's index cannot be. */
+static inline int bt_link_direct(bt_link *link, uint32_t count) {
+    /* acquire, with the release in bt_link_carry: the carrier has finished with the tail */
+    if (atomic_load_explicit(&link->waiting, memory_order_acquire)) return 0;
+    if (bt_tx_room(&link->tx) >= count) return 1;
+    if (bt_tx_refresh(&link->tx) < 0) return -1;
+    return bt_tx_room(&link->tx) >= count;
+}
+
+/* How far the peer has consumed, for its outcomes. -1: its index cannot be. bt_tx_refresh alone would do only where
+ * nothing waits: two that look at once could set `consumed` back, and the ring would seem to have room without end. */
+static inline int bt_link_refresh(bt_link *link, uint64_t *consumed) {
+    int shared = atomic_load_explicit(&link->waiting, memory_order_acquire) != 0; /* as in bt_link_direct */
+    if (shared) pthread_mutex_lock(&link->lock);
+    int result = bt_tx_refresh(&link->tx);
+    *consumed = link->tx.consumed;
+    if (shared) pthread_mutex_unlock(&link->lock);
+    return result;
+}
+
+/* Put one entry at the end of the FIFO; bt_link_make_room was called. Takes over `data` and `fds`. */
+static inline void bt_link_append(bt_link *link, const bt_entry *entry, uint8_t *data, size_t size, int *fds,
+                                  int fd_count) {
+    pthread_mutex_lock(&link->lock);
+    uint32_t waiting = atomic_load_explicit(&link->waiting, memory_order_relaxed);
+    bt_waiting *w = &link->fifo[(link->fifo_first + waiting) & (link->fifo_room - 1)];
+    *w = (bt_waiting){.entry = *entry, .data = data, .size = size, .fds = fds, .fd_count = fd_count};
+    /* release, with the acquire in bt_link_direct */
+    atomic_store_explicit(&link->waiting, waiting + 1, memory_order_release);
+    pthread_mutex_unlock(&link->lock);
+}
+
+enum bt_carried { BT_CARRIED_ALL = 0, BT_CARRY_SPACE = 1, BT_CARRY_SOCKET = 2, BT_CARRY_ENDED = 3 };
+
+/* Send the first that waits. With `lock` held. */
+static inline enum bt_carried bt_link_carry_one(bt_link *link) {
+    bt_waiting *w = &link->fifo[link->fifo_first];
+    if (w->entry.kind == BT_CONTROL && w->size) {
+        int result = bt_message_send(link->sock, w->data, w->size, w->fds, w->fd_count);
+        if (result == -EAGAIN || result == -ETOOMANYREFS || result == -ENOBUFS) return BT_CARRY_SOCKET;
+        if (result < 0) return BT_CARRY_ENDED;
+    }
+    bt_tx_fill(&link->tx, 0, &w->entry, w->entry.kind == BT_CONTROL ? NULL : w->data ? w->data : w->entry.meta);
+    bt_tx_publish(&link->tx, 1);
+    bt_ring_data(link);
+    bt_waiting_free(link, w);
+    memset(w, 0, sizeof *w);
+    link->fifo_first = (link->fifo_first + 1) & (link->fifo_room - 1);
+    /* release, with the acquire in bt_link_direct: from 0 on the caller fills the ring itself */
+    atomic_fetch_sub_explicit(&link->waiting, 1, memory_order_release);
+    return BT_CARRIED_ALL;
+}
+
+/* Send what waits as far as it goes. If it did not go all the way for want of space, the peer rings when it has
+ * consumed; if for want of room in the socket, it becomes writable. Any thread, with or without the GIL. */
+static inline enum bt_carried bt_link_carry(bt_link *link) {
+    enum bt_carried result = BT_CARRIED_ALL;
+    if (!atomic_load_explicit(&link->waiting, memory_order_acquire)) return result;
+    pthread_mutex_lock(&link->lock);
+    while (result == BT_CARRIED_ALL && atomic_load_explicit(&link->waiting, memory_order_relaxed)) {
+        if (atomic_load_explicit(&link->ended, memory_order_relaxed)) result = BT_CARRY_ENDED;
+        else if (bt_tx_room(&link->tx)) result = bt_link_carry_one(link);
+        else {
+            if (bt_tx_refresh(&link->tx) < 0) result = BT_CARRY_ENDED;
+            else if (!bt_tx_room(&link->tx)) {
+                bt_sleep_begin(&link->tx.own->sleep_space); /* S1, then S2: see doorbell.h */
+                uint64_t seen = atomic_load_explicit(&link->tx.peer->consumed, memory_order_seq_cst);
+                if (seen == link->tx.consumed) result = BT_CARRY_SPACE;
+            }
+        }
+    }
+    pthread_mutex_unlock(&link->lock);
+    return result;
+}
+
+/* Sleep for an outcome: the peer rings when its index passes what was seen. 0: it moved already. What was seen may
+ * have been seen by the carrier: compare bt_link_refresh with the outcome's position after this, not before.
+ * Never call bt_sleep_end on this counter: the carrier may sleep by it. */
+static inline int bt_link_await(bt_link *link) {
+    pthread_mutex_lock(&link->lock); /* the counter has one writer at a time */
+    bt_sleep_begin(&link->tx.own->sleep_space);
+    uint64_t seen = atomic_load_explicit(&link->tx.peer->consumed, memory_order_seq_cst);
+    int same = seen == link->tx.consumed;
+    pthread_mutex_unlock(&link->lock);
+    return same;
+}
+
+#endif

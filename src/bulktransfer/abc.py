@@ -1,0 +1,95 @@
+"""The Protocols that authors of backends implement.
+
+Knows: what the core needs from a backend: a place where peers knock, a way to knock, and a codec.
+Must not know: how any backend does it. A backend chooses where memory lives and how descriptors travel,
+never what is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from .messages import Message
+
+
+class Peer(NamedTuple):
+    """Who is at the other end, as the kernel says it (ids are -1 where it cannot)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+    def __str__(self) -> str:
+        return f"process {self.pid} of user {self.uid}"
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Messages to bytes and back; `decode` raises ProtocolViolation for anything that is not one."""
+
+    def encode(self, message: Message) -> bytes:
+        """The bytes of `message`, 2048 at most."""
+
+    def decode(self, data: bytes) -> Message:
+        """The message in `data`. Raises: ProtocolViolation."""
+
+
+class Connection(NamedTuple):
+    """A connected SOCK_SEQPACKET socket: a raw descriptor that the taker owns."""
+
+    fd: int
+    peer: Peer
+
+
+@runtime_checkable
+class Rendezvous(Protocol):
+    """An address that somebody created, where peers knock."""
+
+    @property
+    def address(self) -> str:
+        """The address to give to others; chosen here where the user left it open."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while somebody knocks."""
+
+    def accept(self) -> Connection | None:
+        """The next peer that knocked and may enter, or None; never blocks."""
+
+    def close(self) -> None:
+        """Give the address up; idempotent, never raises."""
+
+
+class Appearance(Protocol):
+    """Watches for an address to be created."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable once trying again may help."""
+
+    def clear(self) -> None:
+        """Make it unreadable until the next change."""
+
+    def close(self) -> None:
+        """Stop watching; idempotent."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One scheme of addresses."""
+
+    scheme: str
+    spins: bool  # False where both ends share one GIL, so that spinning would keep the peer from running
+    trusts: Sequence[Any]  # the trust levels that it offers, of states.Trust
+    codec: Codec
+
+    def listen(self, address: str, *, backlog: int, allow_users: Sequence[int | str]) -> Rendezvous:
+        """Create `address`. Raises: OSError (EADDRINUSE: the name is taken), ValueError, PermissionError."""
+
+    def connect(self, address: str, *, owner: int | str | None) -> Connection | None:
+        """Knock once: a connection, or None if nobody created `address`; never waits for it to appear.
+
+        Raises: OSError, ValueError, PermissionError (it belongs to somebody else).
+        """
+
+    def appearance(self, address: str) -> Appearance:
+        """A watch on `address`, to be set up before the try that it saves from missing a creation."""

@@ -1,0 +1,76 @@
+"""`bulk bench …`: the benchmarks as commands.
+
+Knows: which benchmarks there are. Must not know: what they measure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Protocol
+
+import bulktransfer as bulk
+
+from . import echo, floor, memory, peers, rtt, throughput
+from .machine import CannotMeasure
+from .report import Report
+from .shared import WrongSum
+from .worker import PartnerError
+
+if TYPE_CHECKING:
+    _Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+class Benchmark(Protocol):
+    """A module of this room that is a command."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser, /) -> None: ...
+
+    def run(self, args: argparse.Namespace, /) -> Report | int: ...
+
+
+BENCHMARKS: dict[str, tuple[Benchmark, str]] = {
+    "rtt": (rtt, "the round trip of one buffer, beside the machine's floor"),
+    "throughput": (throughput, "many buffers in quick succession; hand-over; fill + sum"),
+    "echo": (echo, "nothing: echo for others, who say `bulk bench rtt A B`"),
+    "floor": (floor, "what the machine can do at best, in C"),
+    "memory": (memory, "whether anything grows over ten million transfers"),
+    "peers": (peers, "the same hand-over by other libraries"),
+}
+
+
+def add_parsers(subparsers: _Subparsers) -> None:
+    """Mount `bench` and its commands; `run` takes the parsed arguments."""
+    bench = subparsers.add_parser("bench", help="measure this machine, and the library on it")
+    commands = bench.add_subparsers(dest="benchmark", required=True)
+    for name, (benchmark, text) in BENCHMARKS.items():
+        benchmark.add_arguments(commands.add_parser(name, help=text, description=f"Measure {text}."))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the benchmark that was named and print what it found; the exit status.
+
+    0: measured. 1: a sum was wrong, memory grew or a partner failed. 2: it cannot be measured here. A limit that
+    was missed is printed and is no failure: another machine is another matter.
+    """
+    benchmark, _ = BENCHMARKS[args.benchmark]
+    try:
+        outcome = benchmark.run(args)
+    except CannotMeasure as error:
+        print(f"bulk bench {args.benchmark}: {error}", file=sys.stderr)
+        return 2
+    except (PartnerError, WrongSum, bulk.BulkError, OSError) as error:
+        print(f"bulk bench {args.benchmark}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return outcome if isinstance(outcome, int) else outcome.emit(as_json=args.json)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m bulktransfer.bench.main bench …`."""
+    parser = argparse.ArgumentParser(prog="bulk")
+    add_parsers(parser.add_subparsers(required=True))
+    return run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,627 @@
+"""The public channel: its attributes, its set-up calls, its control messages, its end.
+
+Knows: how a channel lives, from creation to its last event, and which part answers what. Must not know: rings and
+ledgers (ChannelCore has the hot half), bytes (the codec of its backend), or the details of assignment (assign.py),
+set-up (setup.py) and end (ending.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from .._native import kernel
+from .._native.channel import ChannelCore, Outcome, call_back, in_callback
+from .._native.event import Event, make_event
+from .._native.pool import Buffer, Pool
+from ..abc import Codec, Peer
+from ..errors import (
+    BindRefusedError,
+    BrokenChannelError,
+    BulkError,
+    ChannelStateError,
+    ClosedChannelError,
+    DirectionError,
+    EndOfChannelError,
+    ProtocolViolation,
+    RoleConflictError,
+    TrustMismatchError,
+    WouldBlock,
+)
+from ..messages import (
+    AssignAnswer,
+    AssignDone,
+    AssignMemory,
+    AssignRequest,
+    Hello,
+    Message,
+    RemoveAnswer,
+    RemoveRequest,
+    Teardown,
+    TeardownAnswer,
+    Terms,
+    Withdraw,
+)
+from ..states import ChannelAct, ChannelState, Direction, EventKind, Role, Trust, agree_roles, step_channel
+from . import ending
+from .assign import Assigning, Request
+from .callbacks import Callbacks
+from .domain import Domain
+from .limits import Constraints, Limits
+from .setup import Joined, Knock, Reception
+
+WAITS = {"block": 0, "auto": 1, "spin": 2}
+STATES = {state.value: state for state in ChannelState}
+Done = Callable[[Outcome], object]
+NOBODY = Peer(-1, -1, -1)
+
+
+class Channel(ChannelCore):
+    """One direction of data between two endpoints (I-4.2.3); made by create, bind, listen, connect and pair."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        address: str,
+        codec: Codec,
+        *,
+        spins: bool,
+        wait: str,
+        callbacks: Callbacks | None,
+        constraints: Constraints | None,
+        limits: Limits | None,
+        user_state: Any = None,
+    ) -> None:
+        if wait not in WAITS:
+            raise ValueError(f"wait={wait!r}; it takes one of {', '.join(WAITS)}")
+        if callbacks is not None and not isinstance(callbacks, Callbacks):
+            raise TypeError(f"callbacks={callbacks!r}; it takes bulk.Callbacks")
+        self.domain = domain
+        self.waiters = domain.waiters
+        self.address = address
+        self.codec = codec
+        self.callbacks = callbacks if callbacks is not None else Callbacks()
+        self.constraints = constraints
+        self.limits = limits if limits is not None else Limits()
+        self.user_state = user_state
+        self.peer = NOBODY
+        self.direction = Direction.TX
+        self.role = Role.GENERIC
+        self.trust = Trust.UNINITIALIZED
+        self.assigning = Assigning(self)
+        self.reception: Reception | None = None
+        self.knock: Knock | None = None
+        self.binder: Any = None
+        self.offer: Terms | None = None
+        self.spin_mode = WAITS[wait] if spins else 0
+        self._poller: kernel.Descriptor | None = None
+        self._kick: kernel.Descriptor | None = None
+        self._pidfd: kernel.Descriptor | None = None
+        self._finalizing = False
+        self.farewell: Farewell | None = None
+        handlers = list(self.callbacks.handlers())
+        for kind in (EventKind.BIND_RECEIVED, EventKind.POOL_ASSIGNED, EventKind.POOL_REMOVED):
+            handlers[list(EventKind).index(kind)] = None  # these run where the answer depends on them
+        self.set_handlers(tuple(handlers))
+        domain.enroll(self, self.limits.channels)
+
+    # ---- what it is ----
+
+    @property
+    def state(self) -> ChannelState:
+        """Where the channel is in its life (I-6.2.1)."""
+        return STATES[self.stage]
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """The pools that are assigned to the channel."""
+        return self.assigning.pools()
+
+    def describe(self) -> str:
+        """Name the channel for messages."""
+        return f"channel {self.address or self.number}"
+
+    def __repr__(self) -> str:
+        end = "source" if self.is_source else "sink"
+        trust = self.trust.name
+        return f"<Channel {self.address or self.number}: {end}, {self.role.name}, trust {trust}, {self.state.name}>"
+
+    def step(self, act: ChannelAct) -> None:
+        """Do a transition of the table. Raises: ChannelStateError (there is no such row)."""
+        following = step_channel(self.state, act)
+        if following is None:
+            raise ChannelStateError(f"{act.name.lower()} of {self!r}: not in state {self.state.name}")
+        self.stage = following.value
+
+    def check_connected(self, act: str) -> None:
+        """Raise what keeps the channel from doing `act`."""
+        self.check_fork()
+        if self.state is not ChannelState.CONNECTED or self.hung_up:
+            self._refuse_send(act)
+
+    # ---- set-up, the creator's side (an Owner in the sense of setup.py) ----
+
+    def open_for(self, direction: Direction, trust: Trust, role: Role, meta_size: int) -> None:
+        """Fix what the creator fixes (rule 2)."""
+        self.direction = direction
+        self.is_source = direction is Direction.TX
+        self.trust = trust
+        self.role = role
+        self.meta_size = meta_size
+        self.offer = Terms(direction.other, role, trust, meta_size, self.limits.slot_count)
+        self.step(ChannelAct.CREATE)
+
+    def terms_for(self, hello: Hello) -> Terms:
+        """The terms for a binder. Raises: BulkError (it asks for something else)."""
+        assert self.offer is not None
+        if hello.trust not in (Trust.UNINITIALIZED, self.offer.trust):
+            raise TrustMismatchError(f"the channel has trust {self.offer.trust.name}, the binder asks for {hello.trust.name}")
+        roles = agree_roles(self.offer.role, hello.role)
+        if roles is None:
+            raise RoleConflictError(f"both sides ask for the role {hello.role.name}")
+        self.role = roles[0]
+        return Terms(self.offer.direction, roles[1], self.offer.trust, self.offer.meta_size, self.offer.slot_count)
+
+    def greet(self, peer: Peer, hello: Hello) -> Sequence[tuple[Any, Terms]]:
+        """A binder is here. Raises: BulkError (refused)."""
+        if self.state is not ChannelState.INITIALIZED:
+            raise BindRefusedError(f"{self.address} is bound already, to {self.peer}")
+        terms = self.terms_for(hello)
+        self.peer = peer
+        self.step(ChannelAct.HELLO_RECEIVED)
+        callback = self.callbacks.bind_received
+        if callback is not None:
+            try:
+                self.run_veto(callback, make_event(EventKind.BIND_RECEIVED, self))
+            except Exception as veto:
+                self.lost((), f"vetoed: {veto}")
+                raise BindRefusedError(f"the creator of {self.address} refused: {veto}") from veto
+        return [(self, terms)]
+
+    def joined(self, channels: Sequence[Any], parts: Sequence[Joined]) -> None:
+        """The binder confirmed: connected."""
+        self.step(ChannelAct.CONFIRMED)
+        self.connect_link(parts[0])
+        if self.callbacks.bind_received is None:
+            self.queue_event(make_event(EventKind.BIND_RECEIVED, self))
+        self.kick_all()
+
+    def lost(self, channels: Sequence[Any], reason: str) -> None:
+        """The binder withdrew: back to INITIALIZED (rule 3); the other end of a pair cannot come again."""
+        if self.state is ChannelState.BIND_NEGOTIATE:
+            self.step(ChannelAct.WITHDRAWN)
+            assert self.offer is not None
+            self.role = self.offer.role
+            self.peer = NOBODY
+        if self.reception is not None and self.reception.rendezvous is None and self.state is ChannelState.INITIALIZED:
+            ending.finish(self, BrokenChannelError, f"{self.describe()}: the other end of the pair is gone: {reason}")
+
+    # ---- set-up, the binder's side ----
+
+    def bound(self, part: Joined) -> None:
+        """The creator's welcome was accepted: connected."""
+        self.direction = part.terms.direction
+        self.is_source = self.direction is Direction.TX
+        self.role = part.terms.role
+        self.trust = part.terms.trust
+        if self.state is ChannelState.UNINITIALIZED:
+            self.step(ChannelAct.BIND)
+        self.step(ChannelAct.WELCOMED)
+        self.connect_link(part)
+
+    def connect_link(self, part: Joined) -> None:
+        """Take over socket and outboxes."""
+        self.peer = part.peer
+        self.same_domain = part.same_domain
+        self.open_link(part.sock, part.own, part.peer_box, part.terms.slot_count, part.terms.meta_size)
+        if part.peer.pid > 0 and part.peer.pid != os.getpid():
+            with contextlib.suppress(ProcessLookupError):  # dead already: the socket tells
+                self._pidfd = kernel.Descriptor(os.pidfd_open(part.peer.pid))
+                self.pidfd = self._pidfd.fileno()
+        self.yields = len(os.sched_getaffinity(0)) == 1
+        self.domain.set_loose(self)
+        if self._poller is not None:
+            self.watch_poller()
+            self._poke()
+
+    def wait_bound(self, timeout: float | None = None) -> None:
+        """Wait until a binder is bound, and take the bind_received event.
+
+        Raises: TimeoutError, the channel's end, WouldBlock (inside a callback), ForkedError.
+        """
+        self.check_fork()
+        if not self.wait_for(lambda: self.stage >= ChannelState.CONNECTED.value, timeout):
+            raise TimeoutError(f"wait_bound of {self!r}: nobody bound within {timeout} s")
+        if self.ended is not None and not self.queued_events:
+            self._raise_end("wait_bound")
+        self.drop_queued(EventKind.BIND_RECEIVED)
+
+    def drop_set_up(self) -> None:
+        """Let the address go."""
+        if self.reception is not None:
+            self.reception.close()
+        if self.knock is not None:
+            self.knock.finish(ClosedChannelError(f"{self.describe()}: closed while binding"))
+            self.knock = None
+
+    # ---- pools ----
+
+    def assign_pool(
+        self, pool: Pool, *, exposed: bool = False, timeout: float | None = 10.0, done: Done | None = None
+    ) -> None:
+        """Have the pool on the channel, at both ends (I-5.2.3); it changes nobody's ownership.
+
+        exposed: the peer may read the whole pool at any time (trust NONE only). With `done` the call returns after
+        local checks, and `timeout` bounds the outcome.
+        Raises: PoolAlreadyAssignedError, TrustMismatchError, PoolVetoError, ConstraintError, LimitError,
+        PoolNotAssignedError (the pool left this domain), ValueError (of another domain), TypeError, TimeoutError,
+        ChannelStateError or the channel's end, WouldBlock (inside a callback; use `done`).
+        """
+        self.check_blocking("assign_pool", done)
+        self.settle(self.assigning.assign(pool, exposed, done), timeout)
+
+    def remove_pool(self, pool: Pool, *, timeout: float | None = 10.0, done: Done | None = None) -> None:
+        """Take the pool off the channel, at both ends; nothing is sent from it here until the answer (rule 14).
+
+        Raises: PoolNotAssignedError, PoolBusyError (a buffer has not come home), PoolVetoError, TimeoutError,
+        ChannelStateError or the channel's end, WouldBlock (inside a callback; use `done`).
+        """
+        self.check_blocking("remove_pool", done)
+        self.settle(self.assigning.remove(pool, done), timeout)
+
+    def check_blocking(self, act: str, done: Done | None) -> None:
+        """A call that would wait inside a callback is refused before it does anything."""
+        if done is not None and not callable(done):
+            raise TypeError(f"done={done!r} cannot be called")
+        if done is None and in_callback():
+            raise WouldBlock(f"{act} on {self!r}: it would wait inside a callback; use done=")
+
+    def settle(self, request: Request, timeout: float | None) -> None:
+        """Wait for the answer to a request, or leave it to its continuation."""
+        if request.done is not None:
+            if timeout is not None:
+                deadline = Deadline(self, request, timeout)
+                request.deadline = deadline  # type: ignore[attr-defined]
+                self.domain.call_at(time.monotonic_ns() + int(timeout * 1e9), deadline.expire)
+            return
+        try:
+            answered = self.wait_for(lambda: request.finished, timeout)
+        except BaseException:
+            self.assigning.withdraw(request)
+            raise
+        if not answered:
+            self.assigning.withdraw(request)
+            raise TimeoutError(f"{request.operation} of {request.assignment.pool!r}: no answer within {timeout} s")
+        if request.error is not None:
+            raise request.error
+
+    # ---- transfers that are more than one step ----
+
+    def full_copy(self, buffer: Buffer, into: Buffer, meta: bytes = b"", done: Done | None = None) -> None:
+        """Copy the contents into another owned buffer and move that one (I-5.1.11).
+
+        Raises: ValueError (`into` is the same or too small), and as move, of `into`; InvalidBufferError (nothing to read).
+        """
+        if not isinstance(buffer, Buffer) or not isinstance(into, Buffer):
+            raise TypeError("full_copy takes two buffers")
+        if into is buffer:
+            raise ValueError(f"full_copy of buffer {buffer.index} of pool {buffer.pool.name} into itself")
+        if into.size < buffer.length:
+            raise ValueError(f"full_copy of {buffer.length} bytes into buffer {into.index}: it holds {into.size}")
+        before = into.length
+        with memoryview(buffer) as source:
+            self.check_move(into, meta)
+            into.put(source)
+        try:
+            self.move(into, meta, done)
+        except BaseException:
+            into.length = before
+            raise
+
+    # ---- the descriptor ----
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while something is to be received (one number for the channel's life).
+
+        It is level-triggered: readable from the first event, bind request or death, until receive_nowait raised
+        WouldBlock, which arms it again. Raises: ForkedError, ClosedChannelError and its kin (nothing left to come).
+        """
+        self.check_fork()
+        if self._poller is None:
+            if self.ended is not None and not self.queued_events:
+                self._raise_end("fileno")
+            self._poller = kernel.make_poller()
+            self.kick_descriptor()
+            kernel.poller_add(self._poller.fileno(), self.kick_fd)
+            if self.linked:
+                self.watch_poller()
+            else:
+                kernel.poller_add(self._poller.fileno(), self.domain.waiters.epoll)
+            self.descriptor_mode = True
+            self.serve()
+            if self.queued_events or self.ended is not None or not self.rearm():
+                self._poke()
+        return self._poller.fileno()
+
+    def watch_poller(self) -> None:
+        """Have the channel's own descriptor watch the connection."""
+        if self._poller is not None and self.linked:
+            kernel.poller_drop(self._poller.fileno(), self.domain.waiters.epoll)
+            kernel.poller_add(self._poller.fileno(), self.socket_fd())
+            if self._pidfd is not None:
+                kernel.poller_add(self._poller.fileno(), self._pidfd.fileno())
+
+    def unwatch_poller(self) -> None:
+        """The connection goes; the descriptor stays, readable."""
+        if self._poller is not None and self.linked and not self._poller.closed:
+            kernel.poller_drop(self._poller.fileno(), self.socket_fd())
+            if self._pidfd is not None and not self._pidfd.closed:
+                kernel.poller_drop(self._poller.fileno(), self._pidfd.fileno())
+
+    def kick_descriptor(self) -> int:
+        """The eventfd with which other threads of this domain reach a waiting one; private to this process."""
+        if self._kick is None:
+            self._kick = kernel.Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+            self.kick_fd = self._kick.fileno()
+        return self.kick_fd
+
+    def kick_all(self) -> None:
+        """Have whoever waits on this channel look around."""
+        self.set_kicked()
+        if self._kick is not None and not self._kick.closed:
+            self._poke()
+        self.domain.kick()
+
+    def _poke(self) -> None:
+        os.eventfd_write(self.kick_fd, 1)
+
+    # ---- the end ----
+
+    def destroy(self, timeout: float | None = 5.0, done: Done | None = None) -> None:
+        """End the channel in order: nothing new is sent, what was sent arrives, the peer agrees (I-6.3.2).
+
+        What has arrived can still be received. A peer that does not answer in `timeout` seconds counts as dead.
+        Raises: BrokenChannelError (it did not answer, or is gone), ChannelStateError, the channel's end, WouldBlock.
+        """
+        self.check_blocking("destroy", done)
+        self.check_connected("destroy")
+        self.step(ChannelAct.DESTROY)
+        self.say_if_possible(Teardown(reason="", final=False))
+        farewell = Farewell(self, done)
+        self.farewell = farewell
+        if done is not None:
+            if timeout is not None:
+                self.domain.call_at(time.monotonic_ns() + int(timeout * 1e9), farewell.expire)
+            return
+        if not self.wait_for(lambda: self.ended is not None, timeout):
+            farewell.expire()
+        if self.ended is not None and self.ended[0] not in (ClosedChannelError, EndOfChannelError):
+            self._raise_end("destroy")
+
+    def close(self) -> None:
+        """End the channel at once; idempotent, never raises, never waits. What was accepted still arrives."""
+        try:
+            self.check_fork()
+        except BulkError:
+            return
+        if self.ended is not None:
+            self._release_descriptors()
+            return
+        if self.linked and not self.hung_up:
+            self.say_if_possible(Teardown(reason="", final=True))
+        ending.finish(self, ClosedChannelError, f"{self.describe()}: closed by this side")
+        if not self._finalizing:
+            self.fire_settled()
+        self._release_descriptors()
+
+    def _release_descriptors(self) -> None:
+        if self.busy != 1 or self._finalizing:  # a waiting thread still looks at them
+            for descriptor in (self._poller, self._pidfd):
+                if descriptor is not None:
+                    descriptor.close()
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Event]:
+        return self
+
+    def __next__(self) -> Event:
+        try:
+            event: Event = self.receive()
+        except EndOfChannelError:
+            raise StopIteration from None
+        return event
+
+    def __del__(self) -> None:
+        if getattr(self, "ended", True) is None and self.state is not ChannelState.UNINITIALIZED:
+            self._finalizing = True
+            with contextlib.suppress(BulkError):
+                self.check_fork()
+                warnings.warn(f"{self!r} was dropped without close", ResourceWarning, stacklevel=2, source=self)
+                self.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"pickling {self!r}: a channel belongs to its process; see bulk.pair for one that travels")
+
+    def statistics(self) -> dict[str, Any]:
+        """Counts since the channel was made, and the states of the buffers of its pools."""
+        pools = {pool.id.hex: pool.states() for pool in self.pools}
+        return {"address": self.address, "state": self.state.name, "means": "shared", **self.counters(), "pools": pools}
+
+    # ---- control messages ----
+
+    def say(self, message: Message, fds: Sequence[kernel.Descriptor] = ()) -> None:
+        """Send a control message, in order with the transfers. Raises: OSError."""
+        self.send_control(self.codec.encode(message), fds)
+
+    def say_if_possible(self, message: Message) -> None:
+        """The same, to a peer that may be gone."""
+        if self.linked and not self.hung_up:
+            with contextlib.suppress(OSError):
+                self.say(message)
+
+    def run_veto(self, callback: Callable[[Event], object], event: Event) -> None:
+        """Ask a callback that may refuse by raising."""
+        call_back(callback, event)
+
+    def expect_now(self, done: Done, outcome: Outcome) -> None:
+        """A control request was answered: its continuation runs with the next dispatch or receive."""
+        self.settled(outcome, done)
+        self.kick_all()
+
+    # ---- answers to ChannelCore ----
+
+    def _control(self) -> Event | None:
+        got = self.next_message()
+        if got is None:
+            if self.hung_up:
+                raise_from_hang_up(self)
+            self._violation("a ring entry announced a control message that did not come")
+        data, fds, truncated = got
+        if truncated:
+            self._violation("descriptors were lost on the way")
+        try:
+            return self._handle(self.codec.decode(data), fds)
+        except ProtocolViolation as error:
+            if self.ended is not None:
+                raise
+            self._violation(str(error))
+        except OSError as error:  # the answer could not be sent
+            if isinstance(error, BulkError):
+                raise
+            self.hung_up = True
+        return None
+
+    def _handle(self, message: Message, fds: list[kernel.Descriptor]) -> Event | None:
+        assigning = self.assigning
+        if fds and not isinstance(message, AssignMemory):
+            raise ProtocolViolation(f"{len(fds)} descriptors beside {type(message).__name__}")
+        match message:
+            case AssignRequest():
+                return assigning.on_assign_request(message)
+            case AssignAnswer():
+                assigning.on_assign_answer(message)
+            case AssignMemory():
+                return assigning.on_assign_memory(message, fds)
+            case AssignDone():
+                assigning.on_assign_done(message)
+            case RemoveRequest():
+                return assigning.on_remove_request(message)
+            case RemoveAnswer():
+                assigning.on_remove_answer(message)
+            case Withdraw():
+                return assigning.on_withdraw(message)
+            case Teardown():
+                return ending.on_teardown(self, message.reason, message.final, TeardownAnswer())
+            case TeardownAnswer():
+                if self.state is not ChannelState.TEARDOWN:
+                    raise ProtocolViolation("an answer to a teardown that was not asked for")
+                ending.finish(self, ClosedChannelError, f"{self.describe()}: closed by this side", graceful=True)
+            case _:
+                raise ProtocolViolation(f"{type(message).__name__} on a connected channel")
+        return None
+
+    def _violation(self, rule: str) -> None:
+        raise ending.violation(self, rule)
+
+    def _hang_up(self) -> None:
+        ending.on_hang_up(self)
+
+    def _raise_end(self, act: str) -> None:
+        cls, message, buffers = self.ended
+        raise cls(f"{act}: {message}", reason=message, buffers=buffers)
+
+    def _refuse_send(self, act: str) -> None:
+        if self.hung_up and self.ended is None and self.busy == 0:
+            self.serve()
+        if self.ended is not None:
+            self._raise_end(act)
+        if self.hung_up:
+            raise BrokenChannelError(f"{act} on {self!r}: the peer is gone")
+        raise ChannelStateError(f"{act} on {self!r}: not in state {self.state.name}")
+
+    def _await_server(self) -> None:
+        self.domain.await_server()
+
+    def _serve_domain(self) -> None:
+        self.domain.serve()
+
+    def _serve_set_up(self) -> None:
+        self.domain.serve()
+
+    def _before_block(self) -> int:
+        self.kick_descriptor()
+        if not self.loose and self.linked:
+            self.domain.set_loose(self)
+        waiters = self.domain.waiters
+        return int(len(waiters.loose) > self.loose and self.domain.adopt_loose(self))
+
+    def _clear_kick(self) -> None:
+        if self._kick is not None:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self.kick_fd)
+
+    def on_readable(self) -> None:
+        """Something came while nobody waits on this channel: serve it."""
+        self.serve()
+
+    def drop_queued(self, kind: str) -> None:
+        """Take the first queued event of a kind away."""
+        self.remove_queued(list(EventKind).index(kind))
+
+
+class Deadline:
+    """Bounds the outcome of a request whose caller does not wait."""
+
+    def __init__(self, channel: Channel, request: Request, timeout: float) -> None:
+        self.channel = channel
+        self.request = request
+        self.timeout = timeout
+
+    def expire(self) -> None:
+        """The time is over."""
+        request = self.request
+        if request.finished:
+            return
+        self.channel.assigning.withdraw(request)
+        error = TimeoutError(f"{request.operation} of {request.assignment.pool!r}: no answer within {self.timeout} s")
+        assert request.done is not None
+        self.channel.expect_now(
+            request.done, Outcome(request.operation, self.channel, error, None, request.assignment.pool)
+        )
+
+
+class Farewell:
+    """A teardown under way."""
+
+    def __init__(self, channel: Channel, done: Done | None) -> None:
+        self.channel = channel
+        self.done = done
+
+    def expire(self) -> None:
+        """The peer did not answer in time: it counts as dead."""
+        if self.channel.ended is None:
+            ending.finish(self.channel, BrokenChannelError, f"{self.channel.describe()}: the peer did not answer the teardown")
+
+    def ended(self, error: BulkError | None) -> None:
+        """The channel ended: tell the continuation."""
+        if self.done is not None:
+            self.channel.expect_now(self.done, Outcome("destroy", self.channel, error))
+            self.done = None
+
+
+def raise_from_hang_up(channel: Channel) -> None:
+    """The peer died between a ring entry and its message: what it had published is taken up to here."""
+    ending.finish(channel, BrokenChannelError, f"{channel.describe()}: the peer is gone ({channel.peer})")
+    channel._raise_end("receive")
+
+
+__all__ = ["Channel", "DirectionError"]

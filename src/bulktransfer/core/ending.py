@@ -1,0 +1,171 @@
+"""The end of a channel: in order, by close, by death, by violation (design rules 14 to 17).
+
+Knows: what each end means for buffers, requests and waiting threads, and that leases tell when memory that left
+may be used again. Must not know: how a message becomes bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._native import kernel
+from .._native.event import Event, make_event
+from .._native.pool import Assignment, Buffer
+from ..errors import (
+    BrokenChannelError,
+    BulkError,
+    ClosedChannelError,
+    EndOfChannelError,
+    ProtocolViolation,
+)
+from ..states import ChannelAct, ChannelState, EventKind
+
+EndError = type[ClosedChannelError] | type[EndOfChannelError] | type[BrokenChannelError] | type[ProtocolViolation]
+
+
+class LeaseWatch:
+    """Waits for everybody behind an ended assignment to let go, then takes back what was away (rule 16)."""
+
+    def __init__(self, domain: Any, assignment: Assignment) -> None:
+        self.domain = domain
+        self.assignment = assignment
+        self.lease = assignment.lease
+
+    def check(self) -> tuple[Buffer, ...] | None:
+        """The buffers that came back if the lease hung up, else None."""
+        if self.lease is None or self.lease.closed or not kernel.hung_up(self.lease.fileno()):
+            return None
+        return tuple(self.assignment.reclaim())
+
+    def on_readable(self) -> None:
+        """The lease hung up."""
+        if self.check() is None:
+            return
+        pool = self.assignment.pool
+        if self.assignment in pool.ended:
+            pool.ended.remove(self.assignment)
+        self.stop()
+        pool.lease_watches.discard(self)
+        self.domain.pool_quiet(pool)
+
+    def stop(self) -> None:
+        """No longer watch."""
+        if self.lease is not None and not self.lease.closed:
+            self.domain.unwatch(self.lease.fileno())
+            self.lease.close()
+
+
+def check_leases(pool: Any) -> None:
+    """Take back at once what leases give free."""
+    for watch in list(pool.lease_watches):
+        watch.on_readable()
+
+
+def end_assignments(channel: Any) -> tuple[Buffer, ...]:
+    """Every assignment of an ending channel: reclaim, or keep as detached. Returns the buffers that were away."""
+    away: list[Buffer] = []
+    for assignment in [a for a in channel.table if a is not None]:
+        pool = assignment.pool
+        if not (assignment.active or assignment.removing):
+            channel.assigning.forget(assignment)
+            continue
+        pool.channels.discard(channel.number)
+        if assignment.mine:
+            away.extend(pool[i] for i in assignment.away())
+            watch = LeaseWatch(channel.domain, assignment)
+            if watch.check() is None:
+                pool.ended.append(assignment)
+                pool.lease_watches.add(watch)
+                channel.domain.watch(watch.lease.fileno(), watch.on_readable)
+            else:
+                watch.stop()
+        if not pool.channels and not pool.ended and pool.home:
+            pool.trust = pool.given_trust
+    return tuple(away)
+
+
+def finish(channel: Any, cls: EndError, message: str, *, graceful: bool = False) -> BulkError | None:
+    """End a channel: everything that arrived stays to be received, then calls raise `cls`. Idempotent.
+
+    Returns the error that later calls raise, None if the channel had ended before.
+    """
+    with channel.domain.lock:
+        if channel.ended is not None:
+            return None
+        was_linked = channel.linked
+        channel.ended = (cls, message, ())
+        channel.step(ChannelAct.CLOSE)
+    if was_linked and cls is not ProtocolViolation:
+        drain_quietly(channel)
+    channel.settle_outcomes(None if graceful else cls(message))
+    if channel.registered:
+        channel.registered = False
+        channel.domain.unwatch(channel.socket_fd())
+    channel.domain.waiters.loose.discard(channel.number)
+    channel.unwatch_poller()
+    channel.close_link()
+    channel.drop_set_up()
+    # after the link: what the peer still holds is a matter of leases now
+    buffers = end_assignments(channel) if was_linked else ()
+    channel.ended = (cls, message, buffers)
+    error = cls(message, buffers=buffers)
+    channel.assigning.end(error)
+    if channel.farewell is not None:
+        channel.farewell.ended(None if graceful or cls is EndOfChannelError else error)
+    for assignment in [a for a in channel.table if a is not None]:
+        channel.domain.pool_quiet(assignment.pool)
+    channel.kick_all()
+    return error
+
+
+def drain_quietly(channel: Any) -> None:
+    """Take what the peer had published; a peer that breaks a rule in its last words ends the taking."""
+    try:
+        channel.drain_all()
+    except ProtocolViolation as violation:
+        cls, _, buffers = channel.ended
+        if cls is not ClosedChannelError:
+            channel.ended = (ProtocolViolation, str(violation), buffers)
+
+
+def on_teardown(channel: Any, reason: str, final: bool, answer: Any) -> Event | None:
+    """The peer ends the channel in order; everything that it sent before is taken."""
+    crossing = channel.state is ChannelState.TEARDOWN
+    channel.step(ChannelAct.TEARDOWN_RECEIVED)
+    if not final:
+        channel.say_if_possible(answer)
+    text = f"{channel.describe()}: the peer ended the channel in order{f': {reason}' if reason else ''}"
+    if crossing:
+        finish(channel, ClosedChannelError, f"{channel.describe()}: closed by this side", graceful=True)
+        return None
+    error = finish(channel, EndOfChannelError, text, graceful=not final)
+    return make_event(EventKind.TEARDOWN_RECEIVED, channel, buffers=getattr(error, "buffers", ()))
+
+
+def on_hang_up(channel: Any) -> None:
+    """The connection is gone; what the peer had published, its farewell included, is taken first."""
+    drain_quietly_or_break(channel)
+    if channel.ended is not None:
+        return
+    error = finish(channel, BrokenChannelError, f"{channel.describe()}: the peer is gone ({channel.peer})")
+    if channel.callbacks.teardown_received is not None and error is not None:
+        channel.queue_event(
+            make_event(EventKind.TEARDOWN_RECEIVED, channel, buffers=getattr(error, "buffers", ()), error=error)
+        )
+
+
+def drain_quietly_or_break(channel: Any) -> None:
+    """Take everything, unless taking it ends the channel."""
+    try:
+        channel.drain_all()
+    except ProtocolViolation:
+        assert channel.ended is not None  # the violation closed it
+
+
+def violation(channel: Any, rule: str) -> ProtocolViolation:
+    """The peer broke a rule: the channel closes, the others do not notice (design section 8, rule 5)."""
+    error = finish(channel, ProtocolViolation, f"{channel.describe()}: the peer broke a rule: {rule}")
+    if isinstance(error, ProtocolViolation):
+        error.reason = rule
+        return error
+    return ProtocolViolation(f"{channel.describe()}: the peer broke a rule: {rule}", reason=rule)

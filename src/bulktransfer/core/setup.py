@@ -1,0 +1,450 @@
+"""Setting a channel up: the creator's reception of binders, and the binder's knock (I-5.2.2, Fig 5.2).
+
+Knows: the handshake Hello, Welcome, Confirm, its deadlines, and that nobody half-open may hold anything up.
+Must not know: which channels are offered (their owner says) or where the socket comes from (a backend).
+Everything here runs from Domain.serve or from the call that starts it, one thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from .._native import kernel
+from ..abc import Backend, Codec, Connection, Peer, Rendezvous
+from ..errors import (
+    BindRefusedError,
+    BrokenChannelError,
+    BulkError,
+    LimitError,
+    ProtocolViolation,
+    TrustMismatchError,
+    code_of,
+    from_code,
+)
+from ..messages import PROTOCOL_VERSION, Confirm, Hello, Message, Refusal, Terms, Welcome
+from ..states import Role, Trust
+from . import memory
+from .domain import Domain
+from .limits import Limits
+
+RETRY_NS = 2_000_000  # between tries at a full backlog, or with no descriptors left
+
+
+class Joined(NamedTuple):
+    """What a channel needs to become connected."""
+
+    sock: kernel.Descriptor
+    own: kernel.Mapping
+    peer_box: kernel.Mapping
+    terms: Terms  # from the binder's end
+    peer: Peer
+    same_domain: bool
+
+
+class Owner(Protocol):
+    """Who offers channels to those that knock."""
+
+    def greet(self, peer: Peer, hello: Hello) -> Sequence[tuple[Any, Terms]]:
+        """The channels for this binder, with their terms. Raises: BulkError (refused, the text reaches it)."""
+
+    def joined(self, channels: Sequence[Any], parts: Sequence[Joined]) -> None:
+        """The binder confirmed."""
+
+    def lost(self, channels: Sequence[Any], reason: str) -> None:
+        """The binder withdrew after it was greeted."""
+
+
+class Candidate:
+    """Somebody who knocked and is not bound yet."""
+
+    def __init__(self, reception: Reception, connection: Connection) -> None:
+        self.reception = reception
+        self.sock = kernel.Descriptor(connection.fd)
+        self.peer = connection.peer
+        self.hello: Hello | None = None
+        self.offers: Sequence[tuple[Any, Terms]] | None = None
+        self.socks: list[kernel.Descriptor] = []
+        self.boxes: list[kernel.Mapping] = []
+        self.deadline_ns = time.monotonic_ns() + int(reception.limits.handshake_s * 1e9)
+
+    def on_readable(self) -> None:
+        """Read what it says, as far as it goes."""
+        while not self.sock.closed and self in self.reception.candidates:
+            try:
+                got = kernel.receive_message(self.sock.fileno())
+            except OSError as error:
+                self.reception.drop(self, f"the binder went away: {error.strerror}")
+                return
+            if got is None:
+                return
+            data, fds, truncated, credentials = got
+            if credentials is not None:
+                self.peer = Peer(*credentials)
+            if not data:
+                self.reception.drop(self, "the binder went away")
+                return
+            try:
+                self.hear(data, fds, truncated)
+            except ProtocolViolation as error:
+                self.reception.drop(self, str(error))
+
+    def hear(self, data: bytes, fds: list[kernel.Descriptor], truncated: bool) -> None:
+        """One message. Raises: ProtocolViolation."""
+        message = self.reception.codec.decode(data)
+        if truncated:
+            raise ProtocolViolation("descriptors were lost on the way")
+        if isinstance(message, Hello) and self.hello is None and not fds:
+            self.hello = message
+            self.reception.consider(self)
+        elif isinstance(message, Confirm) and self.offers is not None:
+            self.reception.confirm(self, fds)
+        else:
+            raise ProtocolViolation(f"a binder that says {type(message).__name__} out of turn")
+
+    def say(self, message: Message, fds: Sequence[kernel.Descriptor | int] = ()) -> bool:
+        """Send one message; False if the peer is gone or does not read."""
+        try:
+            return kernel.send_message(self.sock.fileno(), self.reception.codec.encode(message), fds)
+        except OSError as error:
+            if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+                return False
+            raise
+
+
+class Reception:
+    """Receives those that knock at a rendezvous, or the one at the other end of a pair."""
+
+    def __init__(
+        self, domain: Domain, owner: Owner, codec: Codec, limits: Limits, rendezvous: Rendezvous | None, *, exclusive: bool
+    ) -> None:
+        self.domain = domain
+        self._owner = weakref.ref(owner)
+        self.codec = codec
+        self.limits = limits
+        self.rendezvous = rendezvous
+        self.exclusive = exclusive  # one binder only: the others wait until it is clear whether it stays
+        self.candidates: list[Candidate] = []
+        self.negotiating: Candidate | None = None
+        self.paused = False
+        self.closed = False
+        if rendezvous is not None:
+            domain.watch(rendezvous.fileno(), self.on_knock)
+
+    @property
+    def owner(self) -> Owner:
+        """Whom the peers want."""
+        owner = self._owner()
+        assert owner is not None  # it closes its reception when it goes
+        return owner
+
+    def take(self, connection: Connection) -> None:
+        """Receive one peer on a connected socket."""
+        candidate = Candidate(self, connection)
+        self.candidates.append(candidate)
+        self.domain.watch(candidate.sock.fileno(), candidate.on_readable)
+        self.domain.call_at(candidate.deadline_ns, self.on_deadline)
+
+    def on_knock(self) -> None:
+        """Somebody knocks."""
+        if self.closed or self.rendezvous is None:
+            return
+        try:
+            while len(self.candidates) < self.limits.half_open:
+                connection = self.rendezvous.accept()
+                if connection is None:
+                    return
+                self.take(connection)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+                raise
+            self.domain.call_at(time.monotonic_ns() + RETRY_NS, self.resume)
+        self.paused = True  # full: whoever knocks stays in the backlog
+        self.domain.unwatch(self.rendezvous.fileno())
+
+    def resume(self) -> None:
+        """There is room again."""
+        if self.paused and not self.closed and self.rendezvous is not None:
+            self.paused = False
+            self.domain.watch(self.rendezvous.fileno(), self.on_knock)
+
+    def on_deadline(self) -> None:
+        """Drop those that take too long (design section 8, rule 6)."""
+        now = time.monotonic_ns()
+        for candidate in [c for c in self.candidates if c.deadline_ns <= now]:
+            if self.rendezvous is None and candidate.hello is None:
+                candidate.deadline_ns = now + (1 << 62)  # the other end of a pair binds when it wants
+            else:
+                self.drop(candidate, f"the binder did not finish within {self.limits.handshake_s} s")
+
+    def consider(self, candidate: Candidate) -> None:
+        """A Hello came: offer channels, or refuse."""
+        if self.exclusive and self.negotiating is not None:
+            return
+        hello = candidate.hello
+        assert hello is not None
+        offers: Sequence[tuple[Any, Terms]] = ()
+        try:
+            if hello.version != PROTOCOL_VERSION:
+                raise BindRefusedError(f"protocol version {hello.version}; the creator speaks {PROTOCOL_VERSION}")
+            self.negotiating = candidate
+            offers = self.owner.greet(candidate.peer, hello)
+            self.welcome(candidate, offers)
+        except BulkError as error:
+            self.refuse(candidate, error, offers)
+        except OSError as error:
+            self.refuse(candidate, LimitError(f"the creator has no room: {error}"), offers)
+
+    def welcome(self, candidate: Candidate, offers: Sequence[tuple[Any, Terms]]) -> None:
+        """Make the outboxes and say yes. Raises: OSError, BindRefusedError."""
+        boxes: list[kernel.Descriptor] = []
+        extra: list[kernel.Descriptor] = []
+        for number, (_, terms) in enumerate(offers):
+            source, mapping = memory.make_outbox(terms.slot_count, terms.meta_size)
+            boxes.append(source)
+            candidate.boxes.append(mapping)
+            if number:
+                here, there = socket_pair()
+                candidate.socks.append(here)
+                extra.append(there)
+        candidate.offers = offers
+        terms_of_all = tuple(terms for _, terms in offers)
+        if not candidate.say(Welcome(self.domain.id, terms_of_all), [*extra, *boxes]):
+            raise BindRefusedError("the binder went away")
+
+    def refuse(self, candidate: Candidate, error: BulkError, offers: Sequence[tuple[Any, Terms]]) -> None:
+        """Say no, and let it go."""
+        with contextlib.suppress(OSError):
+            candidate.say(Refusal(code_of(error, BindRefusedError), str(error)))
+        candidate.offers = offers or None
+        self.drop(candidate, str(error))
+
+    def drop(self, candidate: Candidate, reason: str) -> None:
+        """It is gone; those that waited for it are considered."""
+        self.release(candidate)
+        candidate.sock.close()
+        if candidate.offers is not None:
+            self.owner.lost([channel for channel, _ in candidate.offers], reason)
+        self.next_candidate()
+
+    def release(self, candidate: Candidate) -> None:
+        """Forget it; its socket may live on in a channel."""
+        if candidate in self.candidates:
+            self.candidates.remove(candidate)
+        if not candidate.sock.closed:
+            self.domain.unwatch(candidate.sock.fileno())
+        if self.negotiating is candidate:
+            self.negotiating = None
+        self.resume()
+
+    def next_candidate(self) -> None:
+        """Consider who waited."""
+        for other in list(self.candidates):
+            if other.hello is not None and other.offers is None and other in self.candidates:
+                self.consider(other)
+
+    def confirm(self, candidate: Candidate, fds: list[kernel.Descriptor]) -> None:
+        """The binder has everything: connect. Raises: ProtocolViolation."""
+        offers = candidate.offers
+        assert offers is not None
+        assert candidate.hello is not None
+        if len(fds) != len(offers):
+            raise ProtocolViolation(f"{len(fds)} outboxes for {len(offers)} channels")
+        same = is_same_domain(self.domain, candidate.hello.domain_id, candidate.peer)
+        try:
+            boxes = [memory.adopt_outbox(fd, t.slot_count, t.meta_size) for fd, (_, t) in zip(fds, offers, strict=True)]
+        except OSError as error:
+            if isinstance(error, ProtocolViolation):
+                raise
+            self.drop(candidate, str(error))
+            return
+        self.release(candidate)
+        socks = [candidate.sock, *candidate.socks]
+        parts = [
+            Joined(sock, own, box, terms, candidate.peer, same)
+            for sock, own, box, (_, terms) in zip(socks, candidate.boxes, boxes, offers, strict=True)
+        ]
+        self.owner.joined([channel for channel, _ in offers], parts)
+        self.next_candidate()
+
+    def close(self) -> None:
+        """Receive nobody any more; idempotent, never raises."""
+        if self.closed:
+            return
+        self.closed = True
+        for candidate in list(self.candidates):
+            self.release(candidate)
+            candidate.sock.close()
+        if self.rendezvous is not None:
+            with contextlib.suppress(OSError, ValueError):
+                if not self.paused:
+                    self.domain.unwatch(self.rendezvous.fileno())
+                self.rendezvous.close()
+
+
+def socket_pair() -> tuple[kernel.Descriptor, kernel.Descriptor]:
+    """Two connected sockets that keep message boundaries. Raises: OSError."""
+    import socket
+
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    return kernel.Descriptor(here.detach()), kernel.Descriptor(there.detach())
+
+
+def is_same_domain(domain: Domain, peer_id: bytes, peer: Peer) -> bool:
+    """Whether both ends are in `domain`; the id alone proves nothing, the kernel's word about the process does."""
+    return peer_id == domain.id and peer.pid == os.getpid()
+
+
+class Knock:
+    """A binder's way in: find the address, introduce itself, take what is offered."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        codec: Codec,
+        limits: Limits,
+        trust: Trust,
+        role: Role,
+        make: Callable[[Sequence[Terms]], Sequence[Any]],
+    ) -> None:
+        self.domain = domain
+        self.codec = codec
+        self.limits = limits
+        self.trust = trust
+        self.role = role
+        self.make = make
+        self.sock: kernel.Descriptor | None = None
+        self.peer = Peer(-1, -1, -1)
+        self.finished = False
+        self.found = False
+        self.error: BaseException | None = None
+        self.on_finish: Callable[[], None] | None = None
+        self._backend: Backend | None = None
+        self._address = ""
+        self._user: int | str | None = None
+        self._appearance: Any = None
+
+    def start(self, backend: Backend, address: str, user: int | str | None) -> None:
+        """Look for `address` until it is there. Raises: ValueError, OSError (it belongs to somebody else)."""
+        self._backend, self._address, self._user = backend, address, user
+        self.attempt()
+        if self.sock is None and not self.finished and not self.found:
+            self._appearance = backend.appearance(address)
+            self.attempt()  # it may have been created before the watch was
+            if self.sock is None and not self.finished:
+                self.domain.watch(self._appearance.fileno(), self.on_appearance)
+
+    def on_appearance(self) -> None:
+        """The address may be there now."""
+        if self._appearance is not None:
+            self._appearance.clear()
+        if self.sock is None and not self.finished:
+            try:
+                self.attempt()
+            except (OSError, ValueError) as error:
+                self.finish(error)
+
+    def attempt(self) -> None:
+        """Knock once. Raises: ValueError, OSError."""
+        assert self._backend is not None
+        try:
+            connection = self._backend.connect(self._address, owner=self._user)
+        except BlockingIOError:  # the backlog is full; nothing tells when it is not
+            self.found = True
+            self.domain.call_at(time.monotonic_ns() + RETRY_NS, self.on_retry)
+            return
+        if connection is not None:
+            self.introduce(connection)
+
+    def on_retry(self) -> None:
+        """Knock again where the backlog was full."""
+        self.on_appearance()
+
+    def introduce(self, connection: Connection) -> None:
+        """Say Hello on a connected socket. Raises: OSError."""
+        self.found = True
+        self.peer = connection.peer
+        sock = kernel.Descriptor(connection.fd)
+        self.sock = sock
+        hello = Hello(domain_id=self.domain.id, trust=self.trust, role=self.role)
+        try:
+            kernel.send_message(sock.fileno(), self.codec.encode(hello))
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise
+            self.finish(BrokenChannelError(f"bind to {self._address}: the creator went away"))
+            return
+        self.domain.watch(sock.fileno(), self.on_readable)
+
+    def on_readable(self) -> None:
+        """The creator's answer."""
+        while not self.finished and self.sock is not None:
+            got = kernel.receive_message(self.sock.fileno())
+            if got is None:
+                return
+            data, fds, truncated, credentials = got
+            if credentials is not None:
+                self.peer = Peer(*credentials)
+            try:
+                self.hear(data, fds, truncated)
+            except (BulkError, OSError) as error:
+                self.finish(error)
+
+    def hear(self, data: bytes, fds: list[kernel.Descriptor], truncated: bool) -> None:
+        """One message. Raises: BulkError, OSError."""
+        if not data:
+            raise BrokenChannelError(f"bind to {self._address}: the creator went away without an answer")
+        if truncated:
+            raise ProtocolViolation(f"bind to {self._address}: descriptors were lost on the way")
+        message = self.codec.decode(data)
+        if isinstance(message, Refusal):
+            raise from_code(message.code, f"bind to {self._address}: {message.reason}")
+        if not isinstance(message, Welcome):
+            raise ProtocolViolation(f"bind to {self._address}: the creator answered {type(message).__name__}")
+        self.accept(message, fds)
+
+    def accept(self, welcome: Welcome, fds: list[kernel.Descriptor]) -> None:
+        """Take what is offered: all of it or nothing. Raises: BulkError, OSError."""
+        count = len(welcome.terms)
+        if len(fds) != 2 * count - 1 or count == 0:
+            raise ProtocolViolation(f"bind to {self._address}: {len(fds)} descriptors for {count} channels")
+        for terms in welcome.terms:
+            if terms.role is Role.GENERIC or terms.trust is Trust.UNINITIALIZED:
+                raise ProtocolViolation(f"bind to {self._address}: role or trust of the channel are open")
+            if self.trust not in (Trust.UNINITIALIZED, terms.trust):
+                raise TrustMismatchError(f"bind to {self._address}: {terms.trust.name} is offered, {self.trust.name} was asked")
+        channels = self.make(welcome.terms)
+        boxes = [memory.adopt_outbox(fd, t.slot_count, t.meta_size) for fd, t in zip(fds[count - 1 :], welcome.terms, strict=True)]
+        own = [memory.make_outbox(t.slot_count, t.meta_size) for t in welcome.terms]
+        assert self.sock is not None
+        if not kernel.send_message(self.sock.fileno(), self.codec.encode(Confirm()), [source for source, _ in own]):
+            raise BrokenChannelError(f"bind to {self._address}: the creator does not read")
+        same = is_same_domain(self.domain, welcome.domain_id, self.peer)
+        self.domain.unwatch(self.sock.fileno())
+        socks = [self.sock, *fds[: count - 1]]
+        self.sock = None
+        for channel, sock, (_, mapping), box, terms in zip(channels, socks, own, boxes, welcome.terms, strict=True):
+            channel.bound(Joined(sock, mapping, box, terms, self.peer, same))
+        self.finish(None)
+
+    def finish(self, error: BaseException | None) -> None:
+        """Over, one way or the other; idempotent."""
+        if self.finished:
+            return
+        self.finished = True
+        self.error = error
+        if self.sock is not None:
+            self.domain.unwatch(self.sock.fileno())
+            self.sock.close()
+            self.sock = None
+        if self._appearance is not None:
+            self.domain.unwatch(self._appearance.fileno())
+            self._appearance.close()
+            self._appearance = None
+        if self.on_finish is not None:
+            self.on_finish()

@@ -1,0 +1,119 @@
+"""Every benchmark runs to its end, counts right, and says what it found. Speed is not judged here."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bulktransfer.bench import main
+from spawning import Child
+
+pytest.importorskip("numpy")
+
+BRIEF = ["--pin", "same", "--pairs", "5", "--wait", "block"]
+
+
+@pytest.fixture
+def bench(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """`bench("rtt", …)`: what the command prints with --json."""
+
+    def run(*arguments: str) -> Any:
+        assert main.main(["bench", *arguments, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+@pytest.mark.parametrize("backend", ["shm", "local"])
+def test_rtt_gives_the_figures_of_the_report_and_the_ratio_to_the_floor(
+    bench: Callable[..., Any], backend: str
+) -> None:
+    found = bench("rtt", "--backend", backend, "--size", "4KiB,64KiB", "--runs", "20", *BRIEF)
+    for size in ("4096", "65536"):
+        figures = found["data"][size]
+        assert figures["latency_ns"]["count"] == 5 * 20
+        assert (
+            0 < figures["latency_ns"]["minimum"] <= figures["latency_ns"]["median"] <= figures["latency_ns"]["maximum"]
+        )
+        assert figures["ratio_to_floor"]["pairs"] == 5
+        assert figures["verdict"] is None  # on one core
+    assert found["machine"]["cores"] > 0
+    assert found["floor"]["before"].keys() == found["floor"]["after"].keys()
+    assert {"steal_cores", "foreign_cores"} <= found["load"].keys()
+
+
+def test_rtt_compares_several_hops_with_one(bench: Callable[..., Any]) -> None:
+    hops = bench("rtt", "--size", "4KiB", "--runs", "20", "--hops", "3", *BRIEF)["data"]["4096"]["hops"]
+    assert hops["latency_ns"]["count"] == 5 * 20
+    assert hops["multiple_of_one_hop"]["pairs"] == 5
+
+
+@pytest.mark.parametrize("backend", ["shm", "local"])
+def test_throughput_checks_its_control_sums(bench: Callable[..., Any], backend: str) -> None:
+    arguments = ["--backend", backend, "--runs", "3", "--transfers", "500", "--fill-size", "64KiB", *BRIEF]
+    data = bench("throughput", *arguments)["data"]
+    report = data["report"]["4096"]
+    assert len(report["issued_ns"]) == len(report["echoed_ns"]) == 3
+    assert report["echo_sum"] == report["sent_sum"] + 3 * 100
+    assert len(data["handover"]["4096"]["batched_per_s"]) == 5
+    assert data["fill"]["65536"]["ratio"]["pairs"] == 5
+
+
+def test_throughput_can_be_asked_for_a_part(bench: Callable[..., Any]) -> None:
+    assert bench("throughput", "--only", "report", "--runs", "2", *BRIEF)["data"].keys() == {"report"}
+
+
+def test_memory_looks_at_both_sides(bench: Callable[..., Any]) -> None:
+    data = bench("memory", "--transfers", "20000", "--pin", "same", "--wait", "block")["data"]
+    for side in ("source", "sink"):
+        assert len(data[side]) == 11
+        assert data[side][-1]["descriptors"] == data[side][0]["descriptors"]
+
+
+def test_a_peer_that_is_not_installed_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main.main(["bench", "peers", "--only", "iceoryx2", *BRIEF]) == 0
+    assert "iceoryx2 is not installed" in capsys.readouterr().out
+
+
+def test_what_cannot_be_measured_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["bench", "rtt", "shm:only-one"]) == 2
+    assert "two addresses" in capsys.readouterr().err
+
+
+def rtt_of_running_echo(capsys: pytest.CaptureFixture[str]) -> Any:
+    assert main.main(["bench", "rtt", "--size", "4KiB", "--runs", "10", "--json", "shm:echo-a", "shm:echo-b"]) == 0
+    return json.loads(capsys.readouterr().out)["data"]["4096"]
+
+
+def test_an_echo_alone_serves_a_client(spawn: Callable[..., Child], capsys: pytest.CaptureFixture[str]) -> None:
+    def echo(pipe):
+        from bulktransfer.bench import main
+
+        pipe.send(main.main(["bench", "echo", "shm:echo-a", "shm:echo-b", "--once"]))
+
+    server = spawn(echo)
+    assert rtt_of_running_echo(capsys)["latency_ns"]["count"] == 10
+    assert server.receive() == 0
+    assert "echoed 12 buffers" in server.join()  # with the two of the warm-up
+
+
+def test_an_echo_alone_goes_on_until_it_is_told_to_stop(
+    spawn: Callable[..., Child], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def echo(pipe):
+        from bulktransfer.bench import main
+
+        pipe.send(main.main(["bench", "echo", "shm:echo-a", "shm:echo-b"]))
+
+    server = spawn(echo)
+    rtt_of_running_echo(capsys)
+    server.signal(signal.SIGTERM)
+    assert server.receive() == 0
+    server.join()
