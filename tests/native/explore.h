@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,6 +92,7 @@ static void remember(uint64_t value) { me->history = mix(me->history, value + 1)
 static void step(const char *doing) {
     me->doing = doing;
     swapcontext(&me->context, &scheduler);
+    remember(0); /* it is one step further, whatever it finds */
 }
 
 static void wait_until(int (*ready)(const void *), const void *wanted, const char *doing) {
@@ -98,7 +100,6 @@ static void wait_until(int (*ready)(const void *), const void *wanted, const cha
     me->wanted = wanted;
     step(doing);
     me->ready = NULL;
-    remember(1);
 }
 
 /* ---- memory ---- */
@@ -124,6 +125,7 @@ static void flush_all(actor *a) {
 }
 
 static uint64_t model_load(const volatile void *at, int size, memory_order order) {
+    if (!me) return word(at, size); /* before the search */
     if (order != memory_order_relaxed) step("load");
     uint64_t value = word(at, size);
     for (int i = 0; i < me->buffered; i++)
@@ -133,6 +135,10 @@ static uint64_t model_load(const volatile void *at, int size, memory_order order
 }
 
 static void model_store(volatile void *at, int size, uint64_t value, memory_order order) {
+    if (!me) {
+        set_word((void *)at, value, size);
+        return;
+    }
     step(order == memory_order_seq_cst ? "store, seq_cst" : "store");
     CHECK(me->buffered < 8);
     me->buffer[me->buffered++] = (pending_store){(void *)at, value, size};
@@ -182,7 +188,6 @@ static ssize_t model_send(int sock) {
     flush_all(me);
     int to = 1 - sock;
     if (world.m.bells[to] >= socket_room) {
-        remember(2);
         errno = EAGAIN;
         return -1;
     }
@@ -272,16 +277,16 @@ static int model_start(void) {
 #define atomic_fetch_add_explicit(at, value, order) model_add((at), sizeof *(at), (uint64_t)(value), (order))
 #define atomic_fetch_sub_explicit(at, value, order) model_add((at), sizeof *(at), -(uint64_t)(value), (order))
 #define pthread_mutex_init(mutex, how) ((void)(mutex), 0)
-#define pthread_mutex_destroy(mutex) ((void)(mutex), 0)
+#define pthread_mutex_destroy(mutex) ((void)(mutex))
 #define pthread_mutex_lock(mutex) model_lock(mutex)
 #define pthread_mutex_unlock(mutex) model_unlock(mutex)
-#define pthread_cond_broadcast(condition) ((void)(condition), 0)
+#define pthread_cond_broadcast(condition) ((void)(condition))
 #define pthread_cond_timedwait(condition, mutex, when) ((void)(condition), (void)(mutex), (void)(when), ETIMEDOUT)
 #define pthread_create(thread, how, run, with) ((void)(thread), (void)(how), (void)(run), (void)(with), model_start())
 #define pthread_attr_init(how) ((void)(how))
 #define pthread_attr_destroy(how) ((void)(how))
 #define pthread_attr_setdetachstate(how, what) ((void)(how), (void)(what))
-#define pthread_sigmask(how, set, old) ((void)(how), (void)(set), (void)(old), 0)
+#define pthread_sigmask(how, set, old) ((void)(how), (void)(set), (void)(old))
 #define send(sock, data, size, flags) ((void)(data), model_send(sock))
 #define epoll_create1(flags) EPOLL_FD
 #define eventfd(count, flags) WAKE_FD
@@ -292,6 +297,7 @@ static int model_start(void) {
 #define munmap(address, size) ((void)(address), (void)(size))
 #define calloc(count, size) model_calloc((count), (size))
 #define malloc(size) model_calloc(1, (size))
+#define realloc(at, size) ((void)(at), model_calloc(1, (size))) /* only ever from nothing, here */
 #define free(at) ((void)(at))
 
 /* ---- the search ---- */
@@ -316,11 +322,27 @@ static uint64_t hash_bytes(uint64_t hash, const void *at, size_t size) {
     return hash;
 }
 
+/* Where an actor stands: its registers and its stack. What it has read says so too, but tells ways apart that lead
+ * to the same place. */
+static uint64_t where_it_stands(const actor *a) {
+#ifdef __x86_64__
+    static const int registers[] = {REG_RSP, REG_RIP, REG_RBX, REG_RBP, REG_R12, REG_R13, REG_R14, REG_R15};
+    uint64_t hash = 2;
+    if (a->done) return hash;
+    for (size_t i = 0; i < sizeof registers / sizeof *registers; i++)
+        hash = mix(hash, (uint64_t)a->context.uc_mcontext.gregs[registers[i]]);
+    const uint8_t *top = (const uint8_t *)(uintptr_t)a->context.uc_mcontext.gregs[REG_RSP];
+    return hash_bytes(hash, top, (size_t)(a->stack + STACK - top));
+#else
+    return a->history;
+#endif
+}
+
 static uint64_t world_hash(void) {
     uint64_t hash = 1;
     for (int i = 0; i < world.count; i++) {
         const actor *a = &world.actors[i];
-        hash = mix(mix(hash, a->history), (uint64_t)a->done);
+        hash = mix(mix(hash, where_it_stands(a)), (uint64_t)a->done);
         hash = hash_bytes(hash, a->buffer, sizeof *a->buffer * (size_t)a->buffered);
     }
     hash = hash_bytes(hash, &world.m, offsetof(struct machine, heap) + world.m.used);
@@ -366,10 +388,10 @@ static void make_move(int move) {
 }
 
 static void actor_main(void) {
+    remember(1);
     me->run();
     flush_all(me);
     me->done = 1;
-    remember(3);
 }
 
 static void add_actor(void (*run)(void), int daemon) {
@@ -410,6 +432,7 @@ static int explore(const char *name, void (*set_up)(void), int (*good)(void)) {
     seen = mmap(NULL, seen_room * sizeof *seen, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(seen != MAP_FAILED);
     seen_count = 0;
+    me = NULL;
     set_up();
     world_keep();
     for (int descend = 1; depth >= 0;) {

@@ -71,9 +71,9 @@ cdef class ChannelCore:
     cdef Event take_refusal(self, bt_entry* entry)
     cdef int fire_outcomes(self) except -1
     cdef int drain(self) except -1
-    cdef bint arm(self) except -1
+    cdef bint arm(self, bint outcomes=*) except -1
     cdef Event wait_event(self, object timeout)
-    cdef int block(self, int64_t left_ns, bint mine=*) except -1
+    cdef int block(self, int64_t left_ns, bint mine=*, bint outcomes=*) except -1
     cdef int wake(self) except -1
     cdef int enter(self) except -1
     cdef int append_waiting(self, bt_entry* entry, bytes meta) except -1

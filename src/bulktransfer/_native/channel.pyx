@@ -482,6 +482,7 @@ cdef class ChannelCore:
                 self.control_sent += 1
                 bt_tx_fill(&BT_FULL(self.link).tx, 0, &entry, entry.meta)
                 bt_tx_publish(&BT_FULL(self.link).tx, 1)
+                bt_ring_data(self.link)  # the message may have woken the peer before its entry was there
                 self.link.issued += 1
                 return
             if result != -EAGAIN:
@@ -1010,13 +1011,13 @@ cdef class ChannelCore:
             if self.link == NULL or self.arm():
                 return None
 
-    cdef bint arm(self) except -1:
+    cdef bint arm(self, bint outcomes=True) except -1:
         """From here on the peer rings; False if something came in between."""
         cdef Outcome o
         bt_sleep_begin(BT_SLEEP_DATA(self.link))
         if bt_rx_look_again(&BT_FULL(self.link).rx) != 0:
             return False
-        if self.outcomes:
+        if outcomes and self.outcomes:
             o = <Outcome> self.outcomes[0]
             while not bt_link_await(self.link):
                 if bt_tx_refresh(&BT_FULL(self.link).tx) < 0:
@@ -1088,7 +1089,7 @@ cdef class ChannelCore:
         self.block(left_ns)
         return 0
 
-    cdef int block(self, int64_t left_ns, bint mine=True) except -1:
+    cdef int block(self, int64_t left_ns, bint mine=True, bint outcomes=True) except -1:
         """Sleep until the peer rings, something happens in the domain, or the time is over; serve what did."""
         cdef pollfd fds[4]
         cdef Waiters w = self.waiters
@@ -1103,7 +1104,7 @@ cdef class ChannelCore:
         if not mine:  # another thread receives here: it reads the socket, this one only looks at the outcome
             left_ns = RECHECK_NS if left_ns < 0 else min(left_ns, RECHECK_NS)
         elif self.link != NULL and left_ns != 0:
-            if not self.arm():
+            if not self.arm(outcomes):
                 self.wake()
                 return 0
         if w.deadline_ns:
@@ -1181,7 +1182,7 @@ cdef class ChannelCore:
             if left_ns == 0:
                 return False
             cap = left_ns if self.waiters.waiting == 0 else RECHECK_NS if left_ns < 0 else min(left_ns, RECHECK_NS)
-            self.block(cap, self.busy != 1)
+            self.block(cap, self.busy != 1, False)
             if timeout is not None:
                 now = bt_now_ns()
                 left_ns = <int64_t> (end_ns - now) if now < end_ns else 0
@@ -1195,6 +1196,8 @@ cdef class ChannelCore:
         try:
             self.take_bells(True)
             self.drain()
+            while self.inbox and self.link != NULL and not self.arm(False):
+                self.drain()  # a message came before its entry: have the peer ring for that one
             if self.hung_up:
                 self._hang_up()
         finally:
@@ -1209,7 +1212,7 @@ cdef class ChannelCore:
 
     def watch(self):
         """From here on the peer rings when it sends; False if something is there already."""
-        return self.link == NULL or self.arm()
+        return self.link == NULL or self.arm(False)
 
     def dispatch_events(self, Py_ssize_t limit):
         """Run the callbacks of up to `limit` events; the others wait in the queue. Returns how many ran."""
