@@ -225,8 +225,9 @@ static int has_edge(const void *unused) {
     return world.m.edge[0] || world.m.edge[1] || world.m.wake_edge || world.m.timed;
 }
 
-static int model_epoll_wait(struct epoll_event *events, int timeout) {
+static int model_epoll_wait(struct epoll_event *events, int room, int timeout) {
     int count = 0;
+    memset(events, 0, sizeof *events * (size_t)room); /* what was there makes no difference */
     while (count == 0) {
         me->wanted = timeout >= 0 ? "timed" : NULL;
         wait_until(has_edge, me->wanted, "epoll_wait");
@@ -291,7 +292,7 @@ static int model_start(void) {
 #define epoll_create1(flags) EPOLL_FD
 #define eventfd(count, flags) WAKE_FD
 #define epoll_ctl(epoll, what, fd, event) ((void)(epoll), model_epoll_ctl((what), (fd), (event)))
-#define epoll_wait(epoll, events, room, timeout) ((void)(epoll), model_epoll_wait((events), (timeout)))
+#define epoll_wait(epoll, events, room, timeout) ((void)(epoll), model_epoll_wait((events), (room), (timeout)))
 #define write(fd, data, size) ((void)(fd), (void)(data), model_write_wake())
 #define close(fd) model_close(fd)
 #define munmap(address, size) ((void)(address), (void)(size))
@@ -443,6 +444,7 @@ static int explore(const char *name, void (*set_up)(void), int (*good)(void)) {
             list_moves(t);
             if (t->count == 0) {
                 int stuck = 0;
+                me = NULL;
                 endings++;
                 for (int i = 0; i < world.count; i++) stuck |= !world.actors[i].done && !world.actors[i].daemon;
                 if (stuck || (good && !good())) {

@@ -51,6 +51,8 @@ cdef class ChannelCore:
     cdef public int spin_mode
     cdef public bint yields
     cdef bint lazy
+    cdef bint may_have_queued
+    cdef bint may_have_outcomes
     cdef uint64_t control_sent
     cdef uint64_t control_seen
     cdef uint64_t sent[4]

@@ -286,24 +286,24 @@ cdef class ChannelCore:
         cdef bint viewed = False
         if buffer is None:
             raise TypeError(f"{ACTS[act]} takes a buffer, not None")
-        self.check_sender(act)
-        a = self.assignment_of(buffer, act)
+        if done is not None and not callable(done):
+            raise TypeError(f"done={done!r} cannot be called")
         if PyBytes_CheckExact(meta):
             data = <const uint8_t*> PyBytes_AS_STRING(meta)
             size = PyBytes_GET_SIZE(meta)
-        else:
+        else:  # may run code of the user: before everything that is checked
             PyObject_GetBuffer(meta, &view, PyBUF_SIMPLE)
             viewed = True
             data = <const uint8_t*> view.buf
             size = view.len
         try:
+            self.check_sender(act)
+            a = self.assignment_of(buffer, act)
             if size > self.meta_size:
                 raise errors.MetaSizeError(f"{ACTS[act]} of buffer {buffer.index} of pool {buffer.pool.name}: {size} bytes of meta data; the channel takes {self.meta_size}")
             verdict = bt_may_send(table(), &a.c, buffer.index, <bt_act> act)
             if verdict != BT_OK:
                 raise explain(verdict, ACTS[act], buffer, f" on {self!r}")
-            if done is not None and not callable(done):
-                raise TypeError(f"done={done!r} cannot be called")
             entry.kind = act + 1
             entry.flags = 0
             entry.slot = a.slot
@@ -312,13 +312,13 @@ cdef class ChannelCore:
             entry.length = a.pool.c.slots[buffer.index].length if act != BT_A_PASS else a.pool.c.size
             entry.serial = 0
             self.push(&entry, data)
+            bt_sent(table(), &a.c, buffer.index, <bt_act> act, self.link.issued - 1)
+            self.sent[act] += 1
+            if done is not None:
+                self.expect(done, ACTS[act], buffer, self.link.issued - 1)
         finally:
             if viewed:
                 PyBuffer_Release(&view)
-        bt_sent(table(), &a.c, buffer.index, <bt_act> act, self.link.issued - 1)
-        self.sent[act] += 1
-        if done is not None:
-            self.expect(done, ACTS[act], buffer, self.link.issued - 1)
         return 0
 
     cdef int push(self, bt_entry* entry, const uint8_t* meta) except -1:
@@ -368,7 +368,7 @@ cdef class ChannelCore:
         cdef list notes = None
         cdef Py_ssize_t count = len(items), i = 0, checked = 0
         cdef Buffer buffer
-        cdef Assignment a
+        cdef Assignment a = None
         cdef bt_slot* s
         cdef bt_entry entry
         cdef int verdict, direct
@@ -389,7 +389,8 @@ cdef class ChannelCore:
                 if not isinstance(items[i], Buffer):
                     raise TypeError(f"{ACTS[act]} of a batch takes buffers, not {type(items[i]).__name__}")
                 buffer = <Buffer> items[i]
-                a = self.assignment_of(buffer, act)
+                if a is None or buffer.pool is not a.pool:
+                    a = self.assignment_of(buffer, act)
                 s = &a.pool.c.slots[buffer.index]
                 if s.spare:
                     raise ValueError(f"{ACTS[act]} of a batch: buffer {buffer.index} of pool {buffer.pool.name} is in it twice")
@@ -410,24 +411,28 @@ cdef class ChannelCore:
             self._violation("its consumed index went back, or beyond what was published")
         if direct == 0 and bt_link_make_room(self.link, <uint32_t> count) < 0:
             raise MemoryError("no memory for what waits to be sent")
+        entry.kind = act + 1
+        entry.flags = 0
+        entry.meta_size = 0
+        entry.serial = 0
+        meta = b""
         for i in range(count):
             buffer = <Buffer> items[i]
-            a = self.assignment_of(buffer, act)
-            meta = <bytes> notes[i] if notes is not None else b""
-            entry.kind = act + 1
-            entry.flags = 0
+            if buffer.pool is not a.pool:
+                a = self.assignment_of(buffer, act)
+            if notes is not None:
+                meta = <bytes> notes[i]
+                entry.meta_size = <uint32_t> PyBytes_GET_SIZE(meta)
             entry.slot = a.slot
             entry.index = buffer.index
-            entry.meta_size = <uint32_t> len(meta)
             entry.length = a.pool.c.slots[buffer.index].length if act != BT_A_PASS else a.pool.c.size
-            entry.serial = 0
             if direct:
                 bt_tx_fill(&BT_FULL(self.link).tx, <uint32_t> i, &entry, <const uint8_t*> PyBytes_AS_STRING(meta))
-                self.link.issued += 1
             else:
                 self.append_waiting(&entry, meta)
             bt_sent(table(), &a.c, buffer.index, <bt_act> act, first + i)
         if direct:
+            self.link.issued += count
             bt_tx_publish(&BT_FULL(self.link).tx, <uint32_t> count)
             bt_ring_data(self.link)
         else:
@@ -456,6 +461,7 @@ cdef class ChannelCore:
         o.end = self.link.issued
         o.done = done
         self.outcomes.append(o)
+        self.may_have_outcomes = True
         return 0
 
     def send_control(self, bytes data not None, fds=()):
@@ -748,11 +754,12 @@ cdef class ChannelCore:
         cdef Event event
         cdef int64_t there
         while True:
-            if self.outcomes:
+            if self.may_have_outcomes:
                 self.fire_outcomes()
-            if self.queue:
+            if self.may_have_queued and self.queue:
                 event = <Event> self.queue.popleft()
             else:
+                self.may_have_queued = False
                 if self.link == NULL:
                     return None
                 there = bt_rx_look(&BT_FULL(self.link).rx)
@@ -782,8 +789,12 @@ cdef class ChannelCore:
 
     cdef int fire_outcomes(self) except -1:
         """Continuations of what the peer has taken: read its index, then its ring up to the tail, then fire (rule 8)."""
-        cdef Outcome o = <Outcome> self.outcomes[0]
+        cdef Outcome o
         cdef uint64_t consumed
+        if not self.outcomes:
+            self.may_have_outcomes = False
+            return 0
+        o = <Outcome> self.outcomes[0]
         if self.link != NULL:
             if bt_tx_refresh(&BT_FULL(self.link).tx) < 0:
                 self._violation("its consumed index went back, or beyond what was published")
@@ -832,6 +843,7 @@ cdef class ChannelCore:
             event = self.take()
             if event is not None:
                 self.queue.append(event)
+                self.may_have_queued = True
         return 0
 
     def pending_outcomes(self):
@@ -849,6 +861,7 @@ cdef class ChannelCore:
         """A control request was answered: its continuation is the next to run."""
         outcome.done = done
         self.outcomes.appendleft(outcome)
+        self.may_have_outcomes = True
 
     def remove_queued(self, int number):
         """Take the first queued event of that kind away."""
@@ -860,6 +873,7 @@ cdef class ChannelCore:
     def queue_event(self, Event event not None):
         """Put an event behind those that wait to be received."""
         self.queue.append(event)
+        self.may_have_queued = True
 
     @property
     def queued_events(self):
@@ -989,6 +1003,7 @@ cdef class ChannelCore:
             self.busy = 0
             if others:
                 self.queue.extendleft(reversed(others))
+                self.may_have_queued = True
 
     cdef Event look_harder(self):
         """Nothing in the ring: read the socket, serve the domain, notice the end. Arms descriptor mode."""
@@ -1221,8 +1236,7 @@ cdef class ChannelCore:
         cdef Py_ssize_t count = 0
         self.enter()
         try:
-            if self.outcomes:
-                self.fire_outcomes()
+            self.fire_outcomes()
             if self.link != NULL:
                 self.take_bells(True)
                 self.drain()
@@ -1241,6 +1255,7 @@ cdef class ChannelCore:
             return count
         finally:
             self.queue.extendleft(reversed(kept))
+            self.may_have_queued = True
             self.busy = 0
 
     def rearm(self):

@@ -154,10 +154,8 @@ cdef class Pool:
             return <Buffer> self.handles[index]
         global building
         building = True
-        try:
-            buffer = Buffer.__new__(Buffer)
-        finally:
-            building = False
+        buffer = Buffer.__new__(Buffer)
+        building = False
         buffer.pool = self
         buffer.index = index
         self.handles[index] = <void*> buffer

@@ -19,6 +19,7 @@ from .shared import SLOTS, check_sum
 from .worker import LIMIT_S, Worker
 
 WINDOW = SLOTS
+BATCH = WINDOW // 4  # so that both sides work at the same time
 
 
 class HandOver:
@@ -56,7 +57,7 @@ class HandOver:
             move_many(first)
             left = count - len(first)
             while left:
-                buffers = buffers_of(back_many(min(left, WINDOW)))
+                buffers = buffers_of(back_many(min(left, BATCH)))
                 move_many(buffers)
                 left -= len(buffers)
             while len(self._home) < WINDOW:
@@ -132,7 +133,7 @@ def take_batches(session: Session, *, name: str, count: int) -> None:
     sink = session.get(bulk.Channel, name)
     receive_many, pass_many = sink.receive_many, sink.pass_many
     while count:
-        buffers = buffers_of(receive_many(min(count, WINDOW)))
+        buffers = buffers_of(receive_many(min(count, BATCH)))
         pass_many(buffers)
         count -= len(buffers)
 

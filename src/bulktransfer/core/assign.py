@@ -225,12 +225,14 @@ class Assigning:
             raise LimitError(f"pool {name}: {limits.total_bytes} bytes of pools from peers are the limit")
         else:
             pool = Pool(pool_id, domain, channel.trust, None, message.buffer_count, message.buffer_size, True, False)
+            domain.pools[pool_id] = pool  # one pool of an id in a domain, though two channels announce it at once
         callback = channel.callbacks.pool_assigned
         if callback is not None:
             event = make_event(EventKind.POOL_ASSIGNED, channel, pool=pool, present=present)
             try:
                 channel.run_veto(callback, event)
             except Exception as veto:
+                domain.pool_quiet(pool)
                 raise PoolVetoError(f"assign of pool {name} was vetoed: {veto}") from veto
         assignment = Assignment(pool, message.slot, channel.number, False, channel.same_domain)
         assignment.present = present
@@ -299,7 +301,6 @@ class Assigning:
         pool.attach(memory.adopt_pool(source, size, pool.name))
         pool.memory = source
         pool.identity = memory.identity(source)
-        self.channel.domain.pools[pool.id] = pool
         self.channel.domain.foreign_bytes += size
 
     def on_assign_done(self, message: AssignDone) -> None:

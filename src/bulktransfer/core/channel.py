@@ -502,6 +502,8 @@ class Channel(ChannelCore):
 
     def _handle(self, message: Message, fds: list[kernel.Descriptor]) -> Event | None:
         assigning = self.assigning
+        if self.ended is not None:
+            return None  # this side closed the channel: what else the peer asks is void
         if fds and not isinstance(message, AssignMemory):
             raise ProtocolViolation(f"{len(fds)} descriptors beside {type(message).__name__}")
         match message:
