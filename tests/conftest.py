@@ -142,6 +142,7 @@ def _house(request: pytest.FixtureRequest) -> Iterator[Path]:
         _stop_multiprocessing_helpers()
         if request.node.stash.get(_failed, False):
             return  # its traceback keeps alive what it had, and one failure is enough
+        request.node.funcargs.clear()  # what fixtures made is finished, but pytest would keep it until after this
         assert _until(lambda: not _child_remains()), "the test left a child process behind"
         if request.node.get_closest_marker("leaks_fds") is None:
             assert _until(lambda: not _leaked(before)), f"the test left descriptors open: {_leaked(before)}"

@@ -5,8 +5,7 @@ The public names; the design and the report's sections are explained in ARCHITEC
 
 from . import backends as backends
 from ._native.channel import Outcome
-from ._native.event import Event
-from ._native.event import Event as Transfer
+from ._native.event import Event, Transfer
 from ._native.pool import Buffer, Pool
 from .core.allocator import Allocator
 from .core.callbacks import Callbacks
@@ -51,3 +50,70 @@ from .errors import (
 from .states import BufferState, ChannelState, Direction, EventKind, Role, Trust
 
 __version__ = "0.1.0"
+
+__all__ = [
+    # set-up
+    "create",
+    "bind",
+    "listen",
+    "connect",
+    "pair",
+    "Channel",
+    "ChannelSpec",
+    "Endpoint",
+    "Listener",
+    # memory
+    "Allocator",
+    "Pool",
+    "Buffer",
+    # what arrives, and who is told
+    "Event",
+    "Transfer",
+    "Outcome",
+    "Callbacks",
+    "WaitSet",
+    # where, and within what bounds
+    "Domain",
+    "current_domain",
+    "Limits",
+    "Constraints",
+    "trace_views",
+    # states
+    "BufferState",
+    "ChannelState",
+    "Direction",
+    "EventKind",
+    "Role",
+    "Trust",
+    # errors
+    "BulkError",
+    "AlreadyCopiedError",
+    "BindRefusedError",
+    "BrokenChannelError",
+    "ChannelBusyError",
+    "ChannelStateError",
+    "ClosedChannelError",
+    "ConstraintError",
+    "CopiesOutstandingError",
+    "CopyRefusedError",
+    "DirectionError",
+    "EndOfChannelError",
+    "EndpointNotFoundError",
+    "ForkedError",
+    "InvalidBufferError",
+    "LimitError",
+    "MetaSizeError",
+    "NotACopyError",
+    "NotAllocatedError",
+    "NotOwnedError",
+    "PoolAlreadyAssignedError",
+    "PoolBusyError",
+    "PoolExhaustedError",
+    "PoolNotAssignedError",
+    "PoolVetoError",
+    "ProtocolViolation",
+    "RoleConflictError",
+    "SecurityWarning",
+    "TrustMismatchError",
+    "WouldBlock",
+]

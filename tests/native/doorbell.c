@@ -107,7 +107,7 @@ static void test_an_answer_always_wakes_who_waits_for_it(void) {
     test(__func__);
     pthread_t thread;
     make_sides(2);
-    rounds = 40000;
+    rounds = 15000;
     CHECK(pthread_create(&thread, NULL, answer, NULL) == 0);
     for (uint64_t i = 0; i < rounds; i++) {
         send_one(&one, i);
@@ -125,7 +125,7 @@ static void test_space_and_data_wake_both_ends_of_a_stream(void) {
     for (uint32_t slots = 2; slots <= 8; slots *= 2) {
         pthread_t thread;
         make_sides(slots);
-        rounds = 30000;
+        rounds = 12000;
         CHECK(pthread_create(&thread, NULL, take_all, NULL) == 0);
         for (uint64_t i = 0; i < rounds; i++) {
             send_one(&one, i);

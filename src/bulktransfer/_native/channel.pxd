@@ -22,6 +22,7 @@ cdef class Waiters:
     cdef public int waiting
     cdef public set loose
     cdef public uint64_t deadline_ns
+    cdef public uint64_t news  # grows with everything that a waiting thread should look at
 
 cdef class ChannelCore:
     cdef bt_link* link
@@ -37,7 +38,9 @@ cdef class ChannelCore:
     cdef object outcomes
     cdef object inbox
     cdef tuple handlers
-    cdef public int busy
+    cdef public int busy  # 1: `receiver` receives, 2: a thread serves what came
+    cdef long receiver
+    cdef readonly Py_ssize_t passed_over  # queued events that the last dispatch left to receive
     cdef public bint descriptor_mode
     cdef public bint hung_up
     cdef public object ended
@@ -62,6 +65,7 @@ cdef class ChannelCore:
 
     cdef int check_sender(self, int act) except -1
     cdef Assignment assignment_of(self, Buffer buffer, int act)
+    cdef object too_much_meta(self, str what, Py_ssize_t size)
     cdef int send_one(self, Buffer buffer, int act, object meta, object done) except -1
     cdef int send_batch(self, object buffers, int act, object metas, object done) except -1
     cdef int push(self, bt_entry* entry, const uint8_t* meta) except -1
@@ -75,11 +79,12 @@ cdef class ChannelCore:
     cdef int drain(self) except -1
     cdef bint arm(self, bint outcomes=*) except -1
     cdef Event wait_event(self, object timeout)
-    cdef int block(self, int64_t left_ns, bint mine=*, bint outcomes=*) except -1
+    cdef int block(self, int64_t left_ns, bint mine=*, bint outcomes=*, uint64_t news=*) except -1
     cdef int wake(self) except -1
     cdef int enter(self) except -1
+    cdef int leave(self) except -1
     cdef int append_waiting(self, bt_entry* entry, bytes meta) except -1
-    cdef int expect(self, object done, str operation, object buffer, uint64_t first) except -1
+    cdef int expect(self, object done, str operation, object buffer, uint64_t first, uint64_t end) except -1
     cdef int refuse(self, bt_entry* entry) except -1
     cdef int run_callback(self, object handler, object argument) except -1
     cdef Event look_harder(self)

@@ -11,9 +11,10 @@ around waits only. Events are made and applied in take(), handed out in deliver(
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 import os as _os
@@ -23,10 +24,9 @@ from bulktransfer import errors, states
 from bulktransfer._native.event cimport Event, new_event
 from bulktransfer._native.kernel cimport Descriptor, Mapping, bt_registry, bt_registry_add_fd, registry
 from bulktransfer._native.pool cimport (
-    BT_A_BUFFER_RECEIVED, BT_A_COPY, BT_A_COPY_RECEIVED, BT_A_COPY_REFUSED, BT_A_COPY_RELEASED, BT_A_MOVE,
-    BT_A_MOVE_RECEIVED, BT_A_PASS, BT_A_RELEASE, BT_ACTIVE, BT_FREE, BT_GIVE_BACK, BT_INVALID, BT_OK, BT_PENDING,
-    BT_QUEUED, BT_READ_ONLY, BT_READ_ONLY_OWNED, BT_READ_WRITE, BT_REFUSED, BT_REMOVING, BT_VIOLATION,
-    Assignment, Buffer, Pool, bt_act, bt_arrived_copy, bt_arrived_owner, bt_assignment, bt_bit, bt_copy_back,
+    BT_A_BUFFER_RECEIVED, BT_A_COPY, BT_A_COPY_REFUSED, BT_A_COPY_RELEASED, BT_A_MOVE, BT_A_MOVE_RECEIVED, BT_A_PASS,
+    BT_A_RELEASE, BT_ACTIVE, BT_INVALID, BT_OK, BT_PENDING, BT_QUEUED, BT_READ_ONLY, BT_READ_WRITE, BT_REFUSED,
+    BT_VIOLATION, Assignment, Buffer, Pool, bt_act, bt_arrived_copy, bt_arrived_owner, bt_bit, bt_copy_back,
     bt_may_remove, bt_may_send, bt_owner_back, bt_sent, bt_slot, explain, table,
 )
 
@@ -40,7 +40,8 @@ cdef extern from *:
         if (c) { pthread_mutex_init(&c->lock, NULL); pthread_cond_init(&c->idle, NULL); }
         return c;
     }
-    static void bt_link_open(bt_link *l, void *own, size_t own_size, void *peer, size_t peer_size, uint32_t slots, uint32_t meta) {
+    static void bt_link_open(bt_link *l, void *own, size_t own_size, void *peer, size_t peer_size, uint32_t slots,
+                             uint32_t meta) {
         bt_rings_init(&l->tx, &l->rx, own, peer, slots, meta);
         l->own_size = own_size; l->peer_size = peer_size;
     }
@@ -75,7 +76,8 @@ cdef extern from *:
     int bt_carrier_take(bt_carrier* c, bt_registry* r, bt_link* link) nogil
     uint32_t bt_carrier_finish(bt_carrier* c, const timespec* deadline) nogil
     bt_link* bt_link_new(bt_registry* r, int sock) nogil
-    void bt_link_open(bt_link* l, void* own, size_t own_size, void* peer, size_t peer_size, uint32_t slots, uint32_t meta) nogil
+    void bt_link_open(
+        bt_link* l, void* own, size_t own_size, void* peer, size_t peer_size, uint32_t slots, uint32_t meta) nogil
     void bt_link_release(bt_link* link) nogil
     void bt_link_retain(bt_link* link) nogil
     int bt_link_has(bt_link* link) nogil
@@ -162,6 +164,7 @@ cdef class Waiters:
         self.waiting = 0
         self.loose = set()
         self.deadline_ns = 0
+        self.news = 1
 
 
 cdef class Outcome:
@@ -205,7 +208,9 @@ cdef class ChannelCore:
 
     # ---- the link ----
 
-    def open_link(self, Descriptor sock not None, Mapping own not None, Mapping peer not None, uint32_t slots, uint32_t meta_size):
+    def open_link(
+        self, Descriptor sock not None, Mapping own not None, Mapping peer not None, uint32_t slots, uint32_t meta_size,
+    ):
         """Take over a connected socket and both outboxes."""
         cdef bt_link* link = bt_link_new(registry(), sock.fileno())
         if link == NULL:
@@ -260,6 +265,9 @@ cdef class ChannelCore:
         self._refuse_send(ACTS[act])
         return 0
 
+    cdef object too_much_meta(self, str what, Py_ssize_t size):
+        return errors.MetaSizeError(f"{what}: {size} bytes of meta data; the channel takes {self.meta_size}")
+
     cdef Assignment assignment_of(self, Buffer buffer, int act):
         cdef Assignment a = self.recent
         if a is None or a.pool is not buffer.pool or a.c.standing != BT_ACTIVE:
@@ -270,7 +278,11 @@ cdef class ChannelCore:
             else:
                 a = None
             if a is None or a.c.standing != BT_ACTIVE:
-                why = "is not assigned to" if a is None else "is still being assigned to" if a.c.standing == BT_PENDING else "is being removed from"
+                why = "is being removed from"
+                if a is None:
+                    why = "is not assigned to"
+                elif a.c.standing == BT_PENDING:
+                    why = "is still being assigned to"
                 raise errors.PoolNotAssignedError(
                     f"{ACTS[act]} of buffer {buffer.index} of pool {buffer.pool.name}: the pool {why} {self!r}")
             self.recent = a
@@ -283,6 +295,7 @@ cdef class ChannelCore:
         cdef Py_ssize_t size = 0
         cdef Assignment a
         cdef int verdict
+        cdef uint64_t position
         cdef bint viewed = False
         if buffer is None:
             raise TypeError(f"{ACTS[act]} takes a buffer, not None")
@@ -300,7 +313,7 @@ cdef class ChannelCore:
             self.check_sender(act)
             a = self.assignment_of(buffer, act)
             if size > self.meta_size:
-                raise errors.MetaSizeError(f"{ACTS[act]} of buffer {buffer.index} of pool {buffer.pool.name}: {size} bytes of meta data; the channel takes {self.meta_size}")
+                raise self.too_much_meta(f"{ACTS[act]} of {buffer.called()}", size)
             verdict = bt_may_send(table(), &a.c, buffer.index, <bt_act> act)
             if verdict != BT_OK:
                 raise explain(verdict, ACTS[act], buffer, f" on {self!r}")
@@ -311,11 +324,12 @@ cdef class ChannelCore:
             entry.meta_size = <uint32_t> size
             entry.length = a.pool.c.slots[buffer.index].length if act != BT_A_PASS else a.pool.c.size
             entry.serial = 0
+            position = self.link.issued
             self.push(&entry, data)
-            bt_sent(table(), &a.c, buffer.index, <bt_act> act, self.link.issued - 1)
+            bt_sent(table(), &a.c, buffer.index, <bt_act> act, position)
             self.sent[act] += 1
             if done is not None:
-                self.expect(done, ACTS[act], buffer, self.link.issued - 1)
+                self.expect(done, ACTS[act], buffer, position, position + 1)
         finally:
             if viewed:
                 PyBuffer_Release(&view)
@@ -349,18 +363,16 @@ cdef class ChannelCore:
         return 0
 
     cdef int carry(self) except -1:
-        """Send on what waits; what still waits then is the helper's business."""
+        """Send on what waits; what still waits then is the helper's business, or, where it cannot be started, of
+        later calls: what waits was accepted, so this does not fail."""
         global the_carrier
-        cdef int result
         if not bt_link_has(self.link) or bt_link_carry(self.link) == 0 or self.hung_up:
             return 0
         if the_carrier == NULL or the_carrier.generation not in (0, registry().generation):
             the_carrier = bt_carrier_new()
             if the_carrier == NULL:
-                raise MemoryError("no memory for the helper thread")
-        result = bt_carrier_take(the_carrier, registry(), self.link)
-        if result < 0:
-            raise OSError(-result, "starting the helper thread")
+                return 0
+        bt_carrier_take(the_carrier, registry(), self.link)
         return 0
 
     cdef int send_batch(self, object buffers, int act, object metas, object done) except -1:
@@ -380,7 +392,7 @@ cdef class ChannelCore:
                 raise ValueError(f"{ACTS[act]} of {count} buffers with {len(notes)} metas")
             for i in range(count):
                 if len(notes[i]) > self.meta_size:
-                    raise errors.MetaSizeError(f"{ACTS[act]} of a batch: meta data {i} has {len(notes[i])} bytes; the channel takes {self.meta_size}")
+                    raise self.too_much_meta(f"{ACTS[act]} of a batch, buffer number {i}", len(notes[i]))
         if done is not None and not callable(done):
             raise TypeError(f"done={done!r} cannot be called")
         self.check_sender(act)
@@ -393,7 +405,7 @@ cdef class ChannelCore:
                     a = self.assignment_of(buffer, act)
                 s = &a.pool.c.slots[buffer.index]
                 if s.spare:
-                    raise ValueError(f"{ACTS[act]} of a batch: buffer {buffer.index} of pool {buffer.pool.name} is in it twice")
+                    raise ValueError(f"{ACTS[act]} of a batch: {buffer.called()} is in it twice")
                 verdict = bt_may_send(table(), &a.c, buffer.index, <bt_act> act)
                 if verdict != BT_OK:
                     raise explain(verdict, ACTS[act], buffer, f" on {self!r}")
@@ -439,7 +451,7 @@ cdef class ChannelCore:
             self.carry()
         self.sent[act] += count
         if done is not None:
-            self.expect(done, ACTS[act], tuple(items), first)
+            self.expect(done, ACTS[act], tuple(items), first, first + count)
         return 0
 
     cdef int append_waiting(self, bt_entry* entry, bytes meta) except -1:
@@ -455,10 +467,10 @@ cdef class ChannelCore:
         self.link.issued += 1
         return 0
 
-    cdef int expect(self, object done, str operation, object buffer, uint64_t first) except -1:
+    cdef int expect(self, object done, str operation, object buffer, uint64_t first, uint64_t end) except -1:
         cdef Outcome o = Outcome(operation, self, None, buffer, None)
         o.first = first
-        o.end = self.link.issued
+        o.end = end
         o.done = done
         self.outcomes.append(o)
         self.may_have_outcomes = True
@@ -474,6 +486,8 @@ cdef class ChannelCore:
         cdef int count = 0, result
         cdef uint8_t* copy
         cdef int* held = NULL
+        if self.link == NULL:  # another thread closed the channel
+            raise BrokenPipeError(f"a control message on {self!r}")
         memset(&entry, 0, sizeof(entry))
         entry.kind = BT_CONTROL
         entry.serial = self.control_sent
@@ -530,7 +544,10 @@ cdef class ChannelCore:
         self.send_one(buffer, BT_A_COPY, meta, done)
 
     def pass_(self, Buffer buffer, meta=b"", done=None):
-        """Give the buffer away to the source, without its contents (I-5.1.8). Raises: as move (at the source: DirectionError)."""
+        """Give the buffer away to the source, without its contents (I-5.1.8).
+
+        Raises: as move (DirectionError: at the source).
+        """
         self.send_one(buffer, BT_A_PASS, meta, done)
 
     def release(self, Buffer buffer, done=None):
@@ -565,16 +582,17 @@ cdef class ChannelCore:
         """
         cdef bt_slot* s = buffer.slot()
         cdef int act = BT_A_RELEASE if s.state == BT_READ_ONLY else BT_A_PASS
+        cdef int verdict
         cdef Assignment a
         if when_unused and s.views and s.state != BT_INVALID and not s.flags:
             self.check_sender(act)
             a = self.assignment_of(buffer, act)
-            if act == BT_A_RELEASE and not bt_bit(a.c.in_copies, buffer.index):
-                raise explain(bt_may_send(table(), &a.c, buffer.index, <bt_act> act), "release", buffer, f" on {self!r}")
+            if act == BT_A_RELEASE and (not bt_bit(a.c.in_copies, buffer.index) or s.out):
+                verdict = bt_may_send(table(), &a.c, buffer.index, BT_A_RELEASE)
+                raise explain(verdict, "release", buffer, f" on {self!r}")
             if act == BT_A_PASS and s.state != BT_READ_WRITE:
-                raise explain(bt_may_send(table(), &a.c, buffer.index, <bt_act> act), "pass", buffer, f" on {self!r}")
-            if act == BT_A_RELEASE and s.out:
-                raise explain(bt_may_send(table(), &a.c, buffer.index, <bt_act> act), "release", buffer, f" on {self!r}")
+                verdict = bt_may_send(table(), &a.c, buffer.index, BT_A_PASS)
+                raise explain(verdict, "pass", buffer, f" on {self!r}")
             a.pool.give_back_on_release(buffer.index, self)
             return
         self.send_one(buffer, act, b"", None)
@@ -586,7 +604,7 @@ cdef class ChannelCore:
         self.check_sender(BT_A_MOVE)
         a = self.assignment_of(buffer, BT_A_MOVE)
         if len(meta) > self.meta_size:
-            raise errors.MetaSizeError(f"move of buffer {buffer.index} of pool {buffer.pool.name}: {len(meta)} bytes of meta data; the channel takes {self.meta_size}")
+            raise self.too_much_meta(f"move of {buffer.called()}", len(meta))
         verdict = bt_may_send(table(), &a.c, buffer.index, BT_A_MOVE)
         if verdict != BT_OK:
             raise explain(verdict, "move", buffer, f" on {self!r}")
@@ -607,6 +625,8 @@ cdef class ChannelCore:
 
     def may_remove(self, Assignment a not None):
         """Whether, as far as this side knows, every buffer of the pool has come home."""
+        if self.link == NULL:
+            return False
         bt_tx_refresh(&BT_FULL(self.link).tx)
         return bool(bt_may_remove(&a.c, BT_FULL(self.link).tx.consumed))
 
@@ -672,8 +692,9 @@ cdef class ChannelCore:
             self.refuse(entry)
             return None
         self.received[act] += 1
-        if pool.reclaim and (act == BT_A_PASS or act == BT_A_RELEASE) and not self.same_domain and s.state == BT_READ_WRITE:
-            pool.take_back(entry.index)
+        if (pool.reclaim and (act == BT_A_PASS or act == BT_A_RELEASE) and not self.same_domain
+                and s.state == BT_READ_WRITE):
+            pool.come_home(entry.index)
             return None
         event = new_event(entry.kind + BY_GENERIC, self)
         event.buffer = pool.get(entry.index)
@@ -681,7 +702,7 @@ cdef class ChannelCore:
         event.queued = owner_moves and self.same_domain
         event.meta_size = entry.meta_size
         if entry.meta_size > BT_META_INLINE:
-            event.long_meta = PyBytes_FromStringAndSize(<char*> meta, entry.meta_size)
+            event.rest = PyBytes_FromStringAndSize(<char*> meta, entry.meta_size)
         elif entry.meta_size:
             memcpy(event.short_meta, meta, entry.meta_size)
         return event
@@ -715,8 +736,9 @@ cdef class ChannelCore:
         if verdict != BT_OK:
             self._violation(f"a refusal of buffer {entry.index}, which was not sent")
         self.refused_there += 1
-        error = errors.from_code(entry.length, f"{ACTS[act]} of buffer {entry.index} of pool {a.pool.name} on {self!r}: "
-                                 f"the peer refused it, since it has the buffer in another way")
+        error = errors.from_code(
+            entry.length, f"{ACTS[act]} of buffer {entry.index} of pool {a.pool.name} on {self!r}: "
+            f"the peer refused it, since it has the buffer in another way")
         for item in self.outcomes:
             o = <Outcome> item
             if o.first <= entry.serial < o.end:
@@ -725,7 +747,7 @@ cdef class ChannelCore:
                 return None
         event = new_event(8, self)
         event.buffer = a.pool.get(entry.index)
-        event.error = error
+        event.rest = (None, False, (), error)
         return event
 
     cdef int deliver(self, Event event) except -1:
@@ -741,8 +763,10 @@ cdef class ChannelCore:
             for item in self.table:
                 a = <Assignment> item
                 if a is not None and a.pool is pool:
-                    bt_arrived_owner(table(), &a.c, event.buffer.index, s.length if event.act == BT_A_MOVE else pool.c.size,
-                                     BT_A_MOVE_RECEIVED if event.act == BT_A_MOVE else BT_A_BUFFER_RECEIVED)
+                    if event.act == BT_A_MOVE:
+                        bt_arrived_owner(table(), &a.c, event.buffer.index, s.length, BT_A_MOVE_RECEIVED)
+                    else:
+                        bt_arrived_owner(table(), &a.c, event.buffer.index, pool.c.size, BT_A_BUFFER_RECEIVED)
                     break
             if pool.reclaim and event.act == BT_A_PASS:
                 pool.take_back(event.buffer.index)
@@ -768,7 +792,7 @@ cdef class ChannelCore:
                         self._violation("its tail went back, or beyond its ring")
                     return None
                 event = self.take()
-            if event is None or self.deliver(event):
+            if event is None or (event.queued and self.deliver(event)):
                 continue
             handler = self.handlers[event.number]
             if handler is None:
@@ -776,19 +800,27 @@ cdef class ChannelCore:
             self.run_callback(handler, event)
 
     cdef int run_callback(self, object handler, object argument) except -1:
-        """User code, not under any lock; the receiving side is free meanwhile."""
-        cdef int busy = self.busy
+        """User code, not under any lock; the receiving side is free meanwhile, and taken back afterwards."""
+        if self.busy != 1 or self.receiver != PyThread_get_thread_ident():
+            call_back(handler, argument)
+            return 0
         if self.lazy and self.link != NULL:
             bt_link_consumed(self.link)
         self.busy = 0
         try:
             call_back(handler, argument)
         finally:
-            self.busy = busy
+            while self.busy == 2:
+                self._await_server()
+            if self.busy == 0:
+                self.busy = 1
+                self.receiver = PyThread_get_thread_ident()
+        if self.receiver != PyThread_get_thread_ident():
+            raise errors.ChannelBusyError(f"receive on {self!r}: another thread took over while a callback ran")
         return 0
 
     cdef int fire_outcomes(self) except -1:
-        """Continuations of what the peer has taken: read its index, then its ring up to the tail, then fire (rule 8)."""
+        """Continuations of what the peer has taken: read its index, then its ring up to the tail, fire (rule 8)."""
         cdef Outcome o
         cdef uint64_t consumed
         if not self.outcomes:
@@ -883,9 +915,15 @@ cdef class ChannelCore:
     cdef int take_bells(self, bint all_of_them) except -1:
         """Read the socket: bells are heard, control messages kept, the end noticed."""
         cdef bt_message message
+        cdef pollfd life
         cdef int size
         if self.link == NULL or self.hung_up:
             return 0
+        life.revents = 0
+        if all_of_them and self.pidfd >= 0:  # before the socket is read: the dead say nothing more
+            life.fd = self.pidfd
+            life.events = POLLIN
+            c_poll(&life, 1, 0)
         while True:
             size = bt_message_receive(self.link.sock, &message)
             if size == 1 and message.fd_count == 0:
@@ -894,6 +932,7 @@ cdef class ChannelCore:
                     continue
                 break
             if size == -EAGAIN:
+                self.hung_up = life.revents != 0  # a child of the peer may keep the socket open (rule 17)
                 break
             if size <= 0:
                 self.hung_up = True
@@ -921,14 +960,22 @@ cdef class ChannelCore:
         if self.generation != registry().generation:
             self.check_fork()
         self.busy = 1
+        self.receiver = PyThread_get_thread_ident()
+        return 0
+
+    cdef int leave(self) except -1:
+        """The receiving call ends, unless another thread took over while a callback ran."""
+        if self.busy == 1 and self.receiver == PyThread_get_thread_ident():
+            self.busy = 0
         return 0
 
     def receive(self, timeout=None):
         """The next event that no callback takes.
 
-        timeout: seconds; None waits for ever, 0 polls once. Raises: TimeoutError, ClosedChannelError,
-        EndOfChannelError, BrokenChannelError, ProtocolViolation (each after what had arrived), ChannelBusyError
-        (another thread receives), ChannelStateError (never created or bound), WouldBlock (inside a callback), ForkedError.
+        timeout: seconds; None waits for ever, 0 polls once.
+        Raises: TimeoutError, ClosedChannelError, EndOfChannelError, BrokenChannelError, ProtocolViolation (each after
+        what had arrived), ChannelBusyError (another thread receives), ChannelStateError (never created or bound),
+        WouldBlock (inside a callback), ForkedError.
         """
         cdef Event event
         self.enter()
@@ -938,7 +985,7 @@ cdef class ChannelCore:
                 event = self.wait_event(timeout)
             return event
         finally:
-            self.busy = 0
+            self.leave()
 
     def receive_nowait(self):
         """The next event, if one is there. Raises: WouldBlock, and as receive."""
@@ -952,11 +999,11 @@ cdef class ChannelCore:
                 raise errors.WouldBlock(f"receive on {self!r}: nothing is there")
             return event
         finally:
-            self.busy = 0
+            self.leave()
 
     def receive_many(self, Py_ssize_t limit, timeout=None):
         """At least one event and at most `limit`, with one notification to the peer. Raises: as receive; ValueError."""
-        cdef list events
+        cdef list events = []
         cdef Event event
         if limit < 1:
             raise ValueError(f"receive_many of {limit} events")
@@ -975,8 +1022,13 @@ cdef class ChannelCore:
                     break
                 events.append(event)
             return events
+        except BaseException:  # of a callback, or the end: what was taken is the next to be received
+            if events:
+                self.queue.extendleft(reversed(events))
+                self.may_have_queued = True
+            raise
         finally:
-            self.busy = 0
+            self.leave()
             self.lazy = False
             if self.link != NULL and BT_FULL(self.link).rx.published != BT_FULL(self.link).rx.head:
                 bt_link_consumed(self.link)
@@ -998,12 +1050,15 @@ cdef class ChannelCore:
                     others.append(event)
                     event = self.next_event()
                 if event is None:
-                    event = self.wait_event(None if end is None else max(0.0, (<double> end - <double> bt_now_ns()) / 1e9))
+                    left = None if end is None else max(0.0, (<double> end - <double> bt_now_ns()) / 1e9)
+                    event = self.wait_event(left)
         finally:
-            self.busy = 0
+            self.leave()
             if others:
                 self.queue.extendleft(reversed(others))
                 self.may_have_queued = True
+                if self.descriptor_mode:
+                    self._poke()
 
     cdef Event look_harder(self):
         """Nothing in the ring: read the socket, serve the domain, notice the end. Arms descriptor mode."""
@@ -1015,6 +1070,8 @@ cdef class ChannelCore:
                     self._hang_up()
             else:
                 self._serve_set_up()
+            if self.waiters.deadline_ns and bt_now_ns() >= self.waiters.deadline_ns:
+                self._serve_domain()
             event = self.next_event()
             if event is not None:
                 return event
@@ -1022,8 +1079,8 @@ cdef class ChannelCore:
                 self._raise_end("receive")
             if not self.descriptor_mode:
                 return None
-            self._clear_kick()
-            if self.link == NULL or self.arm():
+            self._clear_kick()  # what another thread queued before this is seen below, what it queues later pokes
+            if (self.link == NULL or self.arm()) and not self.queue and self.ended is None:
                 return None
 
     cdef bint arm(self, bint outcomes=True) except -1:
@@ -1047,6 +1104,8 @@ cdef class ChannelCore:
         cdef uint64_t end_ns = 0, now
         if bt_callback_depth:
             raise errors.WouldBlock(f"receive on {self!r}: it would wait inside a callback")
+        if self.ended is not None:
+            self._raise_end("receive")
         if timeout is not None:
             left_ns = <int64_t> (max(0.0, float(timeout)) * 1e9)
             end_ns = bt_now_ns() + left_ns
@@ -1059,6 +1118,8 @@ cdef class ChannelCore:
             self.wait_step(left_ns)
             event = self.next_event()
             if event is not None:
+                if self.descriptor_mode:
+                    self._poke()  # the bell was heard, and more may have come with it
                 return event
             if self.ended is not None:
                 self._raise_end("receive")
@@ -1104,15 +1165,18 @@ cdef class ChannelCore:
         self.block(left_ns)
         return 0
 
-    cdef int block(self, int64_t left_ns, bint mine=True, bint outcomes=True) except -1:
-        """Sleep until the peer rings, something happens in the domain, or the time is over; serve what did."""
+    cdef int block(self, int64_t left_ns, bint mine=True, bint outcomes=True, uint64_t news=0) except -1:
+        """Sleep until the peer rings, something happens in the domain, or the time is over; serve what did.
+
+        news: the domain's count when the caller looked last, if it looks at what other threads change.
+        """
         cdef pollfd fds[4]
         cdef Waiters w = self.waiters
         cdef int result, count, ms, error = 0
         cdef uint64_t now
         cdef bt_link* held
         cdef int hint = self._before_block()
-        if hint == 2:  # something came in meanwhile
+        if hint == 2 or (news and news != w.news):  # something came in meanwhile
             left_ns = 0
         elif hint == 1 and (left_ns < 0 or left_ns > RECHECK_NS):
             left_ns = RECHECK_NS
@@ -1182,7 +1246,7 @@ cdef class ChannelCore:
         Data that arrives waits in the queue. Raises: WouldBlock (inside a callback), KeyboardInterrupt.
         """
         cdef int64_t left_ns = -1, cap
-        cdef uint64_t end_ns = 0, now
+        cdef uint64_t end_ns = 0, now, news
         if predicate():
             return True
         if bt_callback_depth:
@@ -1192,20 +1256,20 @@ cdef class ChannelCore:
             end_ns = bt_now_ns() + left_ns
         while True:
             self.serve()
+            news = self.waiters.news
             if predicate():
                 return True
             if left_ns == 0:
                 return False
             cap = left_ns if self.waiters.waiting == 0 else RECHECK_NS if left_ns < 0 else min(left_ns, RECHECK_NS)
-            self.block(cap, self.busy != 1, False)
+            self.block(cap, self.busy == 0, False, news)
             if timeout is not None:
                 now = bt_now_ns()
                 left_ns = <int64_t> (end_ns - now) if now < end_ns else 0
 
     def serve(self):
         """Take what is there: control requests are answered, transfers wait in the queue."""
-        cdef int busy = self.busy
-        if self.link == NULL or busy == 1:
+        if self.link == NULL or self.busy:  # whoever is at it takes all there is, and rings for what comes later
             return
         self.busy = 2
         try:
@@ -1216,7 +1280,7 @@ cdef class ChannelCore:
             if self.hung_up:
                 self._hang_up()
         finally:
-            self.busy = busy
+            self.busy = 0
         if self.descriptor_mode and (self.queue or self.ended is not None):
             self._poke()
 
@@ -1256,13 +1320,17 @@ cdef class ChannelCore:
         finally:
             self.queue.extendleft(reversed(kept))
             self.may_have_queued = True
-            self.busy = 0
+            self.passed_over = len(kept)
+            if self.descriptor_mode and len(self.queue) > len(kept):
+                self._poke()  # not all had their turn
+            self.leave()
 
-    def rearm(self):
-        """After everything was seen: readable again only for news. False if there is some already."""
+    def rearm(self, Py_ssize_t known=0):
+        """After everything was seen, `known` queued events included: readable again only for news. False if there is
+        some already."""
         if self.link != NULL:
             self._clear_kick()
-            return self.arm()
+            return len(self.queue) <= known and self.ended is None and (self.link == NULL or self.arm())
         return True
 
     def set_kicked(self):

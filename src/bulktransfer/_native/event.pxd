@@ -7,12 +7,9 @@ cdef class Event:
     cdef bint queued
     cdef uint32_t meta_size
     cdef uint8_t short_meta[32]
-    cdef bytes long_meta
     cdef readonly object channel
     cdef readonly Buffer buffer
-    cdef readonly Pool pool
-    cdef readonly bint present
-    cdef readonly tuple buffers
-    cdef readonly object error
+    cdef object rest  # None; of transfers: long meta data; of other events: (pool, present, buffers, error)
+    cdef object part(self, int index, object otherwise)
 
 cdef Event new_event(int number, object channel)

@@ -9,10 +9,14 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from bulktransfer import states
 
 cdef tuple KINDS = tuple(states.EventKind)  # in the order of their numbers
+cdef bint building = False  # only new_event makes events
 
 
 cdef Event new_event(int number, object channel):
+    global building
+    building = True
     cdef Event event = Event.__new__(Event)
+    building = False
     event.number = number
     event.channel = channel
     return event
@@ -21,10 +25,7 @@ cdef Event new_event(int number, object channel):
 def make_event(kind, channel, pool=None, bint present=False, buffers=(), error=None, buffer=None):
     """An event that is not a transfer."""
     cdef Event event = new_event(KINDS.index(kind), channel)
-    event.pool = pool
-    event.present = present
-    event.buffers = tuple(buffers)
-    event.error = error
+    event.rest = (pool, present, tuple(buffers), error)
     event.buffer = buffer
     return event
 
@@ -39,6 +40,10 @@ cdef class Event:
     As a context manager it gives its buffer back at the end.
     """
 
+    def __cinit__(self):
+        if not building:
+            raise TypeError("events come from a channel")
+
     @property
     def kind(self):
         """An EventKind."""
@@ -49,9 +54,32 @@ cdef class Event:
         """The meta data, exactly as sent."""
         if self.meta_size == 0:
             return b""
-        if self.long_meta is not None:
-            return self.long_meta
+        if self.rest is not None:
+            return self.rest
         return PyBytes_FromStringAndSize(<char*> self.short_meta, self.meta_size)
+
+    cdef object part(self, int index, object otherwise):
+        return self.rest[index] if type(self.rest) is tuple else otherwise
+
+    @property
+    def pool(self):
+        """The pool, in pool events only."""
+        return self.part(0, None)
+
+    @property
+    def present(self):
+        """Whether the domain had the pool before it was assigned on this channel."""
+        return self.part(1, False)
+
+    @property
+    def buffers(self):
+        """The buffers that had not come home when the channel ended."""
+        return self.part(2, ())
+
+    @property
+    def error(self):
+        """Why an operation was refused, or the channel broke."""
+        return self.part(3, None)
 
     def __enter__(self):
         if self.buffer is None:
@@ -77,3 +105,6 @@ cdef class Event:
         if self.error is not None:
             what.append(repr(self.error))
         return f"<Event {', '.join(what)}>"
+
+
+Transfer = Event  # what receive_buffer returns; the stub knows that its buffer is never None

@@ -200,7 +200,8 @@ cdef class Mapping:
         """Let the memory go and keep the addresses, without access. Raises: OSError."""
         if self.generation != the_registry.generation:
             return
-        if mmap(self.base, self.size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED:
+        cdef int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED
+        if mmap(self.base, self.size, PROT_NONE, flags, -1, 0) == MAP_FAILED:
             refuse(errno, f"unmapping {self.size} bytes")
 
     cdef void* disown(self) noexcept:
@@ -315,7 +316,7 @@ def poller_ready(int poller):
 
 
 def wait_readable(fds, timeout):
-    """Wait, without the GIL, until one of a few descriptors is readable; those that are. Raises: OSError, ValueError."""
+    """Wait, without the GIL, until one of 64 descriptors is readable; those that are. Raises: OSError, ValueError."""
     cdef pollfd polls[64]
     cdef int i, count = 0, result, error, ms = -1
     if len(fds) > 64:

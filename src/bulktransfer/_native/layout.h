@@ -57,16 +57,21 @@ typedef struct bt_outbox {
     uint32_t version;
     uint32_t slot_count; /* of the ring, a power of two */
     uint32_t meta_size;
+    uint64_t stage_size; /* of the staging area behind the rest; 0 where memory is shared */
     _Alignas(BT_LINE) _Atomic uint64_t tail;     /* entries that the owner has published in its ring */
     _Alignas(BT_LINE) _Atomic uint64_t consumed; /* entries of the peer's ring that the owner has taken */
     _Alignas(BT_LINE) _Atomic uint32_t sleep_data;  /* odd: the owner sleeps until the peer publishes */
     _Alignas(BT_LINE) _Atomic uint32_t sleep_space; /* odd: the owner sleeps until the peer consumes */
+    _Alignas(BT_LINE) _Atomic uint64_t filled;  /* by value: bytes that the owner has put into its staging area */
+    _Alignas(BT_LINE) _Atomic uint64_t emptied; /* by value: bytes of the peer's staging area that the owner has taken */
 } bt_outbox;
 
 static_assert(offsetof(bt_outbox, tail) == 64, "layout");
 static_assert(offsetof(bt_outbox, consumed) == 128, "layout");
 static_assert(offsetof(bt_outbox, sleep_data) == 192, "layout");
 static_assert(offsetof(bt_outbox, sleep_space) == 256, "layout");
+static_assert(offsetof(bt_outbox, filled) == 320, "layout");
+static_assert(offsetof(bt_outbox, emptied) == 384, "layout");
 static_assert(sizeof(bt_outbox) <= BT_PAGE, "the header is one page");
 static_assert(sizeof(_Atomic uint64_t) == 8 && sizeof(_Atomic uint32_t) == 4, "lock-free words");
 
@@ -93,6 +98,11 @@ static inline bt_entry *bt_outbox_ring(bt_outbox *box) { return (bt_entry *)((ui
 
 static inline uint8_t *bt_outbox_meta(bt_outbox *box, uint32_t slot_count) {
     return (uint8_t *)box + BT_PAGE + bt_round_up((uint64_t)slot_count * sizeof(bt_entry), BT_PAGE);
+}
+
+/* The staging area, if there is one: behind everything else. */
+static inline uint8_t *bt_outbox_stage(bt_outbox *box, uint32_t slot_count, uint32_t meta_size) {
+    return (uint8_t *)box + bt_outbox_size(slot_count, meta_size);
 }
 
 #endif

@@ -59,10 +59,12 @@ typedef struct bt_slot {
     uint8_t flags;
     uint16_t out;      /* copies that this domain has sent and not got back */
     uint16_t in;       /* copies that it holds */
-    uint16_t spare;    /* marks a buffer while a batch is checked; else 0 */
+    uint8_t spare;     /* marks a buffer while a batch is checked; else 0 */
+    uint8_t guard;     /* what the mapping allows: enum bt_guard (guard.h) */
     uint32_t views;    /* live exports */
     uint32_t writers;  /* those of them made while READ_WRITE */
-    uint32_t via;      /* channel over which it last came (owned) or left (INVALID); 0: none */
+    uint32_t via;      /* channel over which it last came to be owned here; 0: none */
+    uint32_t left;     /* channel over which it last left and has not come back by any; 0: none */
     uint64_t sent_at;  /* position of the entry with which it last left */
     uint64_t length;
 } bt_slot;
@@ -73,6 +75,8 @@ typedef struct bt_pool {
     uint64_t size;   /* of a buffer */
     uint8_t shared;  /* both sides see the same memory */
     uint8_t home;    /* allocated in this domain */
+    uint8_t guarded; /* the mapping follows the ledger (trust HALF) */
+    uint8_t *base;   /* of the mapping; NULL until there is one */
 } bt_pool;
 
 enum bt_standing { BT_ABSENT = 0, BT_PENDING = 1, BT_ACTIVE = 2, BT_REMOVING = 3 };
@@ -159,7 +163,7 @@ static inline void bt_sent(const bt_table *t, bt_assignment *a, uint32_t index, 
         bt_bit_clear(a->in_copies, index);
         a->held_count--;
     } else {
-        s->via = a->channel;
+        s->left = a->channel;
         s->sent_at = position;
     }
 }
@@ -173,12 +177,13 @@ static inline enum bt_verdict bt_arrived_owner(const bt_table *t, bt_assignment 
     if (__builtin_expect(row->next == 0xff, 0)) {
         /* It is here already. Nobody else can have what never left, or what came over this very channel. */
         if (s->state == BT_READ_ONLY) return bt_bit(a->in_copies, index) ? BT_VIOLATION : BT_REFUSED;
-        return s->via == 0 || s->via == a->channel ? BT_VIOLATION : BT_REFUSED;
+        return s->via == a->channel || (s->via == 0 && s->left == 0) ? BT_VIOLATION : BT_REFUSED;
     }
     /* Where memory is not shared a pool's allocator takes a buffer back from the peer that has it only. */
-    if (!a->pool->shared && a->pool->home && a->mine && s->via != a->channel) return BT_REFUSED;
+    if (!a->pool->shared && a->pool->home && a->mine && s->left != a->channel) return BT_REFUSED;
     bt_step(s, row);
     s->via = a->channel;
+    s->left = 0;
     s->length = length;
     return BT_OK;
 }
@@ -207,12 +212,12 @@ static inline enum bt_verdict bt_copy_back(const bt_table *t, bt_assignment *a, 
     return BT_OK;
 }
 
-/* The peer refused the move or pass at `position`. `via` is what it was before, unknown now: 0 would forbid the
- * peer to send it; the channel itself lets a later arrival be judged as contradiction, not as theft. */
+/* The peer refused the move or pass at `position`. It came here the way it came before (`via` stays), and it was
+ * elsewhere for a while (`left` stays), so whoever says to have it contradicts another channel, not this one. */
 static inline enum bt_verdict bt_owner_back(const bt_table *t, bt_assignment *a, uint32_t index, uint64_t position) {
     bt_slot *s = &a->pool->slots[index];
     const bt_row *row = bt_lookup(t, s, BT_A_MOVE_REFUSED);
-    if (row->next == 0xff || s->via != a->channel || s->sent_at != position) return BT_VIOLATION;
+    if (row->next == 0xff || s->left != a->channel || s->sent_at != position) return BT_VIOLATION;
     bt_step(s, row);
     return BT_OK;
 }
@@ -222,7 +227,7 @@ static inline enum bt_verdict bt_owner_back(const bt_table *t, bt_assignment *a,
 /* A buffer that left over this channel of the assigner and has not come back by any way (rules 14 and 16). */
 static inline int bt_is_away(const bt_assignment *a, uint32_t index) {
     const bt_slot *s = &a->pool->slots[index];
-    return s->state == BT_INVALID && s->via == a->channel && !(s->flags & BT_QUEUED);
+    return s->state == BT_INVALID && s->left == a->channel && !(s->flags & BT_QUEUED);
 }
 
 /* A buffer that came over this channel and is owned or held here. */
@@ -244,15 +249,14 @@ static inline int bt_reclaim(const bt_table *t, bt_assignment *a, uint32_t index
     bt_slot *s = &a->pool->slots[index];
     int changed = 0;
     if (bt_bit(a->out_copies, index)) changed = bt_copy_back(t, a, index, BT_A_COPY_RELEASED) == BT_OK;
-    if (bt_bit(a->in_copies, index) && s->via == a->channel && s->in == 1 && !s->out) {
+    if (bt_bit(a->in_copies, index) && s->left == a->channel && s->in == 1 && !s->out) {
         bt_bit_clear(a->in_copies, index); /* the owner that lent it is gone; nobody else has it */
         a->held_count--;
         s->in = 0;
         s->state = BT_INVALID;
     }
     if (bt_is_away(a, index)) {
-        bt_step(s, bt_lookup(t, s, BT_A_RECLAIMED));
-        s->via = 0;
+        bt_step(s, bt_lookup(t, s, BT_A_RECLAIMED)); /* `via` and `left` stay, as in bt_owner_back */
         s->length = a->pool->size;
         changed = 1;
     }

@@ -17,7 +17,8 @@ cdef extern from "ledger.h" nogil:
         uint8_t flags
         uint16_t out
         uint16_t in_ "in"
-        uint16_t spare
+        uint8_t spare
+        uint8_t guard
         uint32_t views
         uint32_t writers
         uint32_t via
@@ -83,11 +84,15 @@ cdef class Pool:
     cdef public bint reclaim
     cdef public bint present
     cdef public object on_return
+    cdef int hungry
     cdef dict going_back
     cdef dict traces
     cdef object __weakref__
     cdef Buffer get(self, uint32_t index)
+    cdef void put_free(self, uint32_t index) noexcept
     cdef int take_back(self, uint32_t index) except -1
+    cdef int come_home(self, uint32_t index) except -1
+    cdef int give_back_on_release(self, uint32_t index, object channel) except -1
     cdef int last_view_died(self, uint32_t index) except -1
 
 cdef class Buffer:
@@ -96,6 +101,7 @@ cdef class Buffer:
     cdef Py_ssize_t shape[1]
     cdef object __weakref__
     cdef bt_slot* slot(self) noexcept
+    cdef str called(self)
     cdef int check_readable(self, str act) except -1
     cdef int check_writable(self, str act) except -1
     cdef char* base(self) noexcept

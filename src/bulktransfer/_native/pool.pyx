@@ -6,22 +6,25 @@ Knows: the ledger (ledger.h), mappings, the buffer protocol. Must not know: ring
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.buffer cimport PyBUF_SIMPLE
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.ref cimport PyObject
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memmove
 
+import operator as _operator
 import sys as _sys
 import traceback as _traceback
 
 from bulktransfer._native.kernel cimport Mapping, registry
 from bulktransfer import errors, states
 
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(PyObject* o) nogil  # cpython.ref declares it for `object`, which takes a reference
+
 cdef bt_table the_table
 cdef tuple STATE = tuple(sorted(states.BufferState, key=lambda s: s.value))
 cdef bint tracing = False
-cdef bint building = False  # only Pool.get makes buffers
+cdef bint building = False  # only Pool.get makes buffers, only make_pool pools
 cdef char* BYTES_FORMAT = b"B"
 cdef enum: BULK_COPY = 262144
 
@@ -92,10 +95,20 @@ cdef object explain(int verdict, str act, Buffer buffer, str where):
     if verdict == BT_GOING_BACK:
         return errors.NotOwnedError(f"{what}: it is going back as soon as its last view dies")
     if verdict == BT_STILL_CONNECTED:
-        return errors.ChannelStateError(f"{what}: the channel that it came over is still connected, or it is at home here")
+        return errors.ChannelStateError(f"{what}: the channel that it came over is still connected, or it is home here")
     if verdict == BT_VIEWS_LIVE:
         return BufferError(f"{what}: {s.views} view{'s are' if s.views != 1 else ' is'} live{buffer.where_views()}")
     raise SystemError(f"verdict {verdict}")
+
+
+def make_pool(id, domain, trust, Mapping mapping, uint32_t count, uint64_t size, bint shared, bint home):
+    """A new pool: `home` where it is allocated, else as a peer described it. Raises: MemoryError."""
+    global building
+    building = True
+    try:
+        return Pool.__new__(Pool, id, domain, trust, mapping, count, size, shared, home)
+    finally:
+        building = False
 
 
 @cython.final
@@ -105,8 +118,13 @@ cdef class Pool:
     pool[i] is buffer i, always the same object while somebody holds it; len(pool) is the number of buffers.
     """
 
-    def __cinit__(self, id, domain, trust, Mapping mapping, uint32_t count, uint64_t size, bint shared, bint home):
+    def __cinit__(
+        self, id=None, domain=None, trust=None, Mapping mapping=None, uint32_t count=0, uint64_t size=0,
+        bint shared=False, bint home=False,
+    ):
         cdef uint32_t i
+        if not building:
+            raise TypeError("pools come from an Allocator or an assignment")
         self.c.slots = <bt_slot*> calloc(count, sizeof(bt_slot))
         self.handles = <void**> calloc(count, sizeof(void*))
         self.free = <uint32_t*> malloc(count * sizeof(uint32_t)) if home else NULL
@@ -150,7 +168,8 @@ cdef class Pool:
 
     cdef Buffer get(self, uint32_t index):
         cdef Buffer buffer
-        if self.handles[index] != NULL:
+        # one that is dying already, whose weak references run callbacks, is not handed out again
+        if self.handles[index] != NULL and Py_REFCNT(<PyObject*> self.handles[index]) > 0:
             return <Buffer> self.handles[index]
         global building
         building = True
@@ -161,16 +180,32 @@ cdef class Pool:
         self.handles[index] = <void*> buffer
         return buffer
 
-    cdef int take_back(self, uint32_t index) except -1:
-        """Put a buffer on the free list; whoever waits for one is told."""
+    cdef void put_free(self, uint32_t index) noexcept:
         cdef bt_slot* s = &self.c.slots[index]
         s.flags = BT_FREE
         s.length = self.c.size
         self.free[self.free_count] = index
         self.free_count += 1
-        if self.on_return is not None:
+
+    cdef int take_back(self, uint32_t index) except -1:
+        """Put a buffer on the free list; whoever waits for one is told."""
+        self.put_free(index)
+        if self.hungry and self.on_return is not None:
             self.on_return()
         return 0
+
+    cdef int come_home(self, uint32_t index) except -1:
+        """Put a buffer on the free list by itself (rule 19), but not under the views that its last user has of it."""
+        cdef bt_slot* s = &self.c.slots[index]
+        if s.views == 0:
+            return self.take_back(index)
+        s.flags |= BT_GIVE_BACK
+        self.going_back[index] = None
+        return 0
+
+    def wait_for_return(self, bint waiting):
+        """One more, or one less, waits for a buffer to come back and wants `on_return` to be called."""
+        self.hungry += 1 if waiting else -1
 
     def __getitem__(self, Py_ssize_t index):
         if index < 0:
@@ -252,6 +287,12 @@ cdef class Pool:
             counts[self.c.slots[i].state] += 1
         return {STATE[i].name: counts[i] for i in range(4)}
 
+    def counts(self, Py_ssize_t index):
+        """Copies of buffer `index` that this domain has sent and not got back, and copies that it holds."""
+        if not 0 <= index < self.c.count:
+            raise IndexError(f"buffer {index} of pool {self.name}: it has {self.c.count}")
+        return self.c.slots[index].out, self.c.slots[index].in_
+
     def detached_count(self):
         """Buffers that left over channels which have ended, and have not come home."""
         cdef uint32_t i
@@ -263,15 +304,19 @@ cdef class Pool:
                     gone.add(i)
         return len(gone)
 
-    def give_back_on_release(self, uint32_t index, channel):
+    cdef int give_back_on_release(self, uint32_t index, object channel) except -1:
         """Buffer `index` goes back over `channel` when its last view dies (rule 19)."""
         self.c.slots[index].flags |= BT_GIVE_BACK
         self.going_back[index] = channel
+        return 0
 
     cdef int last_view_died(self, uint32_t index) except -1:
         self.c.slots[index].flags &= ~BT_GIVE_BACK
         channel = self.going_back.pop(index)
-        channel.send_back(self.get(index))
+        if channel is None:
+            self.take_back(index)
+        else:
+            channel.send_back(self.get(index))
         return 0
 
     def __repr__(self):
@@ -294,11 +339,15 @@ cdef class Buffer:
             raise TypeError("buffers come from an Allocator, a Pool or an Event")
 
     def __dealloc__(self):
-        if self.pool is not None:
+        if self.pool is not None and self.pool.handles[self.index] == <void*> self:
             self.pool.handles[self.index] = NULL
 
     cdef bt_slot* slot(self) noexcept:
         return &self.pool.c.slots[self.index]
+
+    cdef str called(self):
+        """How messages call it."""
+        return f"buffer {self.index} of pool {self.pool.name}"
 
     cdef int check_readable(self, str act) except -1:
         cdef bt_slot* s = self.slot()
@@ -309,7 +358,7 @@ cdef class Buffer:
         if s.flags & BT_GIVE_BACK:
             raise explain(BT_GOING_BACK, act, self, "")
         if self.pool.mapping is None or not self.pool.present:
-            raise errors.InvalidBufferError(f"{act} of buffer {self.index} of pool {self.pool.name}: the pool left this domain")
+            raise errors.InvalidBufferError(f"{act} of {self.called()}: the pool left this domain")
         return 0
 
     cdef int check_writable(self, str act) except -1:
@@ -336,9 +385,10 @@ cdef class Buffer:
     @length.setter
     def length(self, value):
         cdef bt_slot* s = self.slot()
+        value = _operator.index(value)
         self.check_writable("setting the length")
         if not 0 <= value <= self.pool.c.size:
-            raise ValueError(f"length {value} of buffer {self.index} of pool {self.pool.name}: it holds 0 to {self.pool.c.size} bytes")
+            raise ValueError(f"length {value} of {self.called()}: it holds 0 to {self.pool.c.size} bytes")
         if s.views:
             raise explain(BT_VIEWS_LIVE, "setting the length", self, "")
         s.length = value
@@ -374,26 +424,30 @@ cdef class Buffer:
         Raises: ValueError (too long), NotOwnedError, CopiesOutstandingError, BufferError (a view is live).
         """
         cdef Py_buffer source
-        self.check_writable("put")
-        if self.slot().views:
-            raise explain(BT_VIEWS_LIVE, "put", self, "")
-        PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
+        PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)  # may run code of the user: before everything that is checked
         try:
+            self.check_writable("put")
+            if self.slot().views:
+                raise explain(BT_VIEWS_LIVE, "put", self, "")
             if <uint64_t> source.len > self.pool.c.size:
-                raise ValueError(f"put of {source.len} bytes into buffer {self.index} of pool {self.pool.name}: it holds {self.pool.c.size}")
+                raise ValueError(f"put of {source.len} bytes into {self.called()}: it holds {self.pool.c.size}")
             self.slot().length = source.len
             self.fill(<const char*> source.buf, source.len, 0)
         finally:
             PyBuffer_Release(&source)
 
     def write(self, data, Py_ssize_t offset=0):
-        """Write `data` at `offset`; the length stays. Raises: ValueError (beyond the length), NotOwnedError, CopiesOutstandingError."""
+        """Write `data` at `offset`; the length stays.
+
+        Raises: ValueError (beyond the length), NotOwnedError, CopiesOutstandingError.
+        """
         cdef Py_buffer source
-        self.check_writable("write")
-        PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
+        PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)  # as in put
         try:
+            self.check_writable("write")
             if offset < 0 or <uint64_t> offset + <uint64_t> source.len > self.slot().length:
-                raise ValueError(f"write of {source.len} bytes at {offset} of buffer {self.index} of pool {self.pool.name}: its length is {self.slot().length}")
+                raise ValueError(
+                    f"write of {source.len} bytes at {offset} of {self.called()}: its length is {self.slot().length}")
             self.fill(<const char*> source.buf, source.len, offset)
         finally:
             PyBuffer_Release(&source)
@@ -402,12 +456,12 @@ cdef class Buffer:
         cdef char* to = self.base() + offset
         cdef bt_slot* s = self.slot()
         if size < BULK_COPY:
-            memcpy(to, data, size)
+            memmove(to, data, size)  # `data` may be a view of this very buffer
             return 0
         s.views += 1  # nobody may send it while the bytes are on their way
         s.writers += 1
         with nogil:
-            memcpy(to, data, size)
+            memmove(to, data, size)
         s.views -= 1
         s.writers -= 1
         return 0
@@ -417,7 +471,10 @@ cdef class Buffer:
         return bytes(memoryview(self))
 
     def drop(self):
-        """Let go of a buffer whose channel ended, whatever its state. Raises: ChannelStateError, BufferError (a view is live)."""
+        """Let go of a buffer whose channel ended, whatever its state.
+
+        Raises: ChannelStateError, NotAllocatedError, BufferError (a view is live).
+        """
         cdef bt_slot* s = self.slot()
         if s.flags & BT_FREE:
             raise explain(BT_NOT_ALLOCATED, "drop", self, "")
@@ -445,7 +502,7 @@ cdef class Buffer:
         self.check_readable("a view")
         cdef bint writable = s.state == BT_READ_WRITE
         if flags & PyBUF_WRITABLE and not writable:
-            raise BufferError(f"a writable view of buffer {self.index} of pool {self.pool.name}: its state is {STATE[s.state].name}")
+            raise BufferError(f"a writable view of {self.called()}: its state is {STATE[s.state].name}")
         self.shape[0] = s.length
         view.buf = self.base()
         view.len = s.length
@@ -492,7 +549,8 @@ cdef class Buffer:
     def __repr__(self):
         s = self.slot()
         state = "free" if s.flags & BT_FREE else STATE[s.state].name
-        return f"<Buffer {self.index} of pool {self.pool.name}: {state}, {s.length} of {self.pool.c.size} bytes, {s.views} views>"
+        size = self.pool.c.size
+        return f"<Buffer {self.index} of pool {self.pool.name}: {state}, {s.length} of {size} bytes, {s.views} views>"
 
 
 cdef class AllocatorCore:
@@ -517,7 +575,8 @@ cdef class AllocatorCore:
         """
         cdef Pool pool = self.pool
         cdef uint32_t index
-        if pool.free_count and pool.allocator_open is True and (<Mapping> pool.mapping).generation == registry().generation:
+        if (pool.free_count and pool.allocator_open is True
+                and (<Mapping> pool.mapping).generation == registry().generation):
             pool.free_count -= 1
             index = pool.free[pool.free_count]
             pool.c.slots[index].flags = 0
@@ -538,7 +597,7 @@ cdef class AllocatorCore:
         cdef bt_slot* s = buffer.slot()
         cdef int verdict = BT_OK
         if buffer.pool is not self.pool:
-            raise ValueError(f"free of buffer {buffer.index} of pool {buffer.pool.name}: this allocator has pool {self.pool.name}")
+            raise ValueError(f"free of {buffer.called()}: this allocator has pool {self.pool.name}")
         if s.flags & BT_FREE:
             verdict = BT_NOT_ALLOCATED
         elif s.state == BT_INVALID:
@@ -553,6 +612,37 @@ cdef class AllocatorCore:
             verdict = BT_GOING_BACK
         if verdict != BT_OK:
             raise explain(verdict, "free", buffer, "")
+
+    def take_many(self, Py_ssize_t n):
+        """`n` buffers, or None if there are not so many."""
+        cdef Pool pool = self.pool
+        if pool.free_count < n or not pool.allocator_open:
+            return None
+        return [self.take() for _ in range(n)]
+
+    def free_many(self, buffers):
+        """Give buffers back, all or none. Raises: as free; ValueError (one twice)."""
+        cdef list batch = list(buffers)
+        cdef Pool pool = self.pool
+        cdef Buffer buffer
+        cdef Py_ssize_t i, checked = 0
+        try:
+            for item in batch:
+                if not isinstance(item, Buffer):
+                    raise TypeError(f"free_many takes buffers, not {type(item).__name__}")
+                buffer = <Buffer> item
+                self.check_free(buffer)
+                if buffer.slot().spare:
+                    raise ValueError(f"free_many: buffer {buffer.index} of pool {pool.name} is in it twice")
+                buffer.slot().spare = 1
+                checked += 1
+        finally:
+            for i in range(checked):
+                (<Buffer> batch[i]).slot().spare = 0
+        for i in range(checked):
+            pool.put_free((<Buffer> batch[i]).index)
+        if checked and pool.hungry and pool.on_return is not None:
+            pool.on_return()
 
     def __init__(self, Pool pool not None):
         self.pool = pool
@@ -591,6 +681,11 @@ cdef class Assignment:
         return bool(self.c.mine)
 
     @property
+    def same_domain(self):
+        """Whether both ends of the channel are in this domain."""
+        return bool(self.c.same_domain)
+
+    @property
     def active(self):
         """Whether buffers may travel."""
         return self.c.standing == BT_ACTIVE
@@ -603,6 +698,10 @@ cdef class Assignment:
     def set_active(self):
         """Buffers may travel from now on."""
         self.c.standing = BT_ACTIVE
+
+    def retire(self):
+        """The pool left the channel."""
+        self.c.standing = BT_ABSENT
 
     def set_removing(self):
         """Nothing is sent until the answer."""
@@ -622,5 +721,5 @@ cdef class Assignment:
             if bt_reclaim(table(), &self.c, i):
                 back.append(pool.get(i))
                 if pool.reclaim and pool.c.slots[i].state == BT_READ_WRITE:
-                    pool.take_back(i)
+                    pool.come_home(i)
         return back

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import Any
 
 import bulktransfer as bulk
 
@@ -68,7 +67,7 @@ class HandOver:
         """The ns that `count` buffers take when NumPy fills each here and sums each there. Checks the sum."""
         import numpy as np
 
-        array_of: Any = np.frombuffer  # whose stub lists buffer types instead of taking any
+        array_of = np.frombuffer
         move, back = self.channel.move, self.channel.receive_buffer
         first = self._first(count)
         with self._worker.running(take_summing, name="sink", count=count) as reply, quiet():
@@ -142,7 +141,7 @@ def take_summing(session: Session, *, name: str, count: int) -> int:
     """Sum every buffer with NumPy and pass it back; the sum of all."""
     import numpy as np
 
-    array_of: Any = np.frombuffer
+    array_of = np.frombuffer
     sink = session.get(bulk.Channel, name)
     receive, pass_ = sink.receive_buffer, sink.pass_
     total = 0

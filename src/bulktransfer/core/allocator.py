@@ -7,11 +7,10 @@ asking them to take what has arrived.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
 from typing import Any, cast
 
 from .._native import kernel
-from .._native.pool import AllocatorCore, Buffer, Pool
+from .._native.pool import AllocatorCore, Buffer, make_pool
 from ..errors import ConstraintError, PoolExhaustedError
 from ..states import Trust
 from . import memory
@@ -87,10 +86,11 @@ class Allocator(AllocatorCore):
         fault = constraints.fault(mapping.address, size, count) if constraints is not None else ""
         if fault:
             raise ConstraintError(f"a pool of {count} x {size} bytes: {fault}")
-        pool = Pool(uuid.uuid4(), domain, trust, mapping, count, size, True, True)
+        pool = make_pool(uuid.uuid4(), domain, trust, mapping, count, size, True, True)
         pool.memory = source
         pool.identity = memory.identity(source)
         pool.reclaim = reclaim
+        pool.on_return = domain.kick
         domain.pools[pool.id] = pool
         AllocatorCore.__init__(self, pool)
 
@@ -106,8 +106,7 @@ class Allocator(AllocatorCore):
             return cast(Buffer, self.take())
         if timeout is None or timeout > 0:
             sleeper = _Hungry(domain, self)
-            before = pool.on_return
-            pool.on_return = domain.kick
+            pool.wait_for_return(True)
             try:
                 if sleeper.wait_for(lambda: pool.free_count > 0 or not pool.allocator_open, timeout):
                     self._check_open()
@@ -115,7 +114,7 @@ class Allocator(AllocatorCore):
                     if buffer is not None:
                         return buffer
             finally:
-                pool.on_return = before
+                pool.wait_for_return(False)
         raise PoolExhaustedError(
             f"alloc from pool {pool.name}: none of its {len(pool)} buffers is free ({self.detached} detached)"
         )
@@ -127,21 +126,12 @@ class Allocator(AllocatorCore):
         self._check_open()
         if self.pool.free_count < n:
             self._look()
-        if self.pool.free_count < n:
-            raise PoolExhaustedError(f"alloc_many of {n} buffers from pool {self.pool.name}: {self.pool.free_count} are free")
-        return [cast(Buffer, self.take()) for _ in range(n)]
-
-    def free_many(self, buffers: Iterable[Buffer]) -> None:
-        """Give buffers back, all or none. Raises: as free; ValueError (one twice)."""
-        batch = list(buffers)
-        seen: set[int] = set()
-        for buffer in batch:
-            self.check_free(buffer)
-            if buffer.index in seen:
-                raise ValueError(f"free_many: buffer {buffer.index} of pool {self.pool.name} is in it twice")
-            seen.add(buffer.index)
-        for buffer in batch:
-            self.free(buffer)
+        taken = self.take_many(n)
+        if taken is None:
+            raise PoolExhaustedError(
+                f"alloc_many of {n} buffers from pool {self.pool.name}: {self.pool.free_count} are free"
+            )
+        return taken
 
     def _look(self) -> bool:
         """Take what has come back meanwhile; whether a buffer is free now."""
@@ -215,4 +205,3 @@ def _checked(count: Any, size: Any, trust: Any) -> tuple[int, int, Trust]:
     if count * size >= 1 << 46:
         raise OSError(12, f"a pool of {count} x {size} bytes: more than a process can address")
     return count, memory.round_to_pages(size), trust
-

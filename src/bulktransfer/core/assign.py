@@ -18,7 +18,7 @@ from typing import Any
 from .._native import kernel
 from .._native.channel import Outcome
 from .._native.event import Event, make_event
-from .._native.pool import Assignment, Pool
+from .._native.pool import Assignment, Pool, make_pool
 from ..errors import (
     BulkError,
     ChannelStateError,
@@ -36,6 +36,7 @@ from ..errors import (
 from ..messages import AssignAnswer, AssignDone, AssignMemory, AssignRequest, RemoveAnswer, RemoveRequest, Withdraw
 from ..states import EventKind, Role, Trust
 from . import memory
+from .limits import POOLS_MAX
 
 LEASES_MAX = 64  # hops that a pool may travel: each adds one lease to those that are passed on
 
@@ -43,13 +44,16 @@ LEASES_MAX = 64  # hops that a pool may travel: each adds one lease to those tha
 class Request:
     """An assignment or removal that this side asked for."""
 
-    def __init__(self, number: int, operation: str, assignment: Assignment, done: Callable[[Any], object] | None) -> None:
+    def __init__(
+        self, number: int, operation: str, assignment: Assignment, done: Callable[[Any], object] | None
+    ) -> None:
         self.number = number
         self.operation = operation
         self.assignment = assignment
         self.done = done
         self.finished = False
-        self.error: BulkError | None = None
+        self.error: BulkError | OSError | None = None
+        self.abandoned = False  # nobody waits for it any more
         self.follows: Assignment | None = None  # the peer's crossing request, whose outcome this one shares
 
 
@@ -136,6 +140,10 @@ class Assigning:
         with channel.domain.lock:
             channel.check_connected("remove_pool")
             assignment = self.find(pool)
+            earlier = next((r for r in self.requests.values() if r.assignment is assignment and r.abandoned), None)
+            if earlier is not None:
+                self.requests[earlier.number] = request = Request(earlier.number, "remove", earlier.assignment, done)
+                return request
             if assignment is None or not assignment.active:
                 raise PoolNotAssignedError(f"{what}: it is not assigned, or its removal is under way")
             if not channel.may_remove(assignment):
@@ -149,17 +157,23 @@ class Assigning:
         """Send a request; where that fails nothing has happened. Raises: OSError, MemoryError."""
         try:
             self.channel.say(message)
-        except (OSError, MemoryError):
+        except (OSError, MemoryError) as error:
             self.undo(request)
+            if isinstance(error, ConnectionError):  # its last words say why, if it had any
+                self.channel.serve()
+                self.channel.check_connected(request.operation)
             raise
 
     def withdraw(self, request: Request) -> None:
         """The user no longer waits (rule 13): an acceptance that crosses is undone, a retry is legal."""
         if request.finished:
             return
+        if request.operation == "remove":  # the peer may have let go already: its answer decides, also for a retry
+            request.finished = request.abandoned = True
+            request.done = None
+            return
         self.undo(request)
-        if self.channel.linked and not self.channel.hung_up:
-            self.channel.say(Withdraw(request.number))
+        self.channel.say_if_possible(Withdraw(request.number))
 
     def undo(self, request: Request) -> None:
         """Back to before the call."""
@@ -177,12 +191,16 @@ class Assigning:
         """The peer asks: judge, ask the callback, answer. Raises: ProtocolViolation."""
         channel = self.channel
         parity = 0 if channel.role is Role.SLAVE else 1
-        if message.slot % 2 != parity or message.slot >= 2 * channel.limits.pools:
+        if message.slot % 2 != parity or message.slot >= 2 * POOLS_MAX:
             raise ProtocolViolation(f"pool number {message.slot} is not the peer's to give")
-        if message.request in self.incoming or (message.slot < len(channel.table) and channel.table[message.slot] is not None):
+        if message.request in self.incoming or (
+            message.slot < len(channel.table) and channel.table[message.slot] is not None
+        ):
             raise ProtocolViolation(f"pool number {message.slot} or request {message.request} is in use")
         pool_id = uuid.UUID(bytes=message.pool_id)
-        own = next((r for r in self.requests.values() if r.operation == "assign" and r.assignment.pool.id == pool_id), None)
+        own = next(
+            (r for r in self.requests.values() if r.operation == "assign" and r.assignment.pool.id == pool_id), None
+        )
         if own is not None and channel.role is Role.MASTER:
             return None  # crossing requests for one pool: the MASTER's stands, and the peer knows
         error: BulkError | None = None
@@ -190,6 +208,8 @@ class Assigning:
             assignment = self.judge_assign(message, pool_id, own)
         except BulkError as refused:
             error = refused
+        if channel.ended is not None:
+            return None
         if error is None and own is not None:
             own.follows = assignment
         code, reason = (0, "") if error is None else (code_of(error, PoolVetoError), str(error))
@@ -207,7 +227,9 @@ class Assigning:
         domain = channel.domain
         name = pool_id.hex[:8]
         if message.trust is not channel.trust:
-            raise TrustMismatchError(f"pool {name} for trust {message.trust.name}; the channel has {channel.trust.name}")
+            raise TrustMismatchError(
+                f"pool {name} for trust {message.trust.name}; the channel has {channel.trust.name}"
+            )
         limits = channel.limits
         memory.check_geometry(message.buffer_count, message.buffer_size, limits.buffers, limits.pool_bytes, name)
         if sum(a is not None for a in channel.table) - (own is not None) >= limits.pools:
@@ -224,7 +246,9 @@ class Assigning:
         elif domain.foreign_bytes + message.buffer_count * message.buffer_size > limits.total_bytes:
             raise LimitError(f"pool {name}: {limits.total_bytes} bytes of pools from peers are the limit")
         else:
-            pool = Pool(pool_id, domain, channel.trust, None, message.buffer_count, message.buffer_size, True, False)
+            pool = make_pool(
+                pool_id, domain, channel.trust, None, message.buffer_count, message.buffer_size, True, False
+            )
             domain.pools[pool_id] = pool  # one pool of an id in a domain, though two channels announce it at once
         callback = channel.callbacks.pool_assigned
         if callback is not None:
@@ -240,6 +264,9 @@ class Assigning:
             self.forget(own.assignment)
         self.put(assignment)
         self.reserve(pool)
+        if channel.ended is not None:  # by the callback, or another thread
+            self.forget(assignment)
+            raise ChannelStateError(f"assign of pool {name}: the channel was closed meanwhile")
         return assignment
 
     def on_assign_answer(self, message: AssignAnswer) -> None:
@@ -248,13 +275,22 @@ class Assigning:
         if request is None:
             return
         if message.code:
-            self.finish(request, from_code(message.code, f"assign of pool {request.assignment.pool.name}: {message.reason}"))
+            self.finish(
+                request, from_code(message.code, f"assign of pool {request.assignment.pool.name}: {message.reason}")
+            )
             return
         pool = request.assignment.pool
-        read_end, write_end = (kernel.Descriptor(fd) for fd in os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
-        seal_pool(pool)
-        request.assignment.lease = read_end
-        self.channel.say(AssignMemory(message.request), [pool.memory, write_end, *pool.leases])
+        try:
+            read_end, write_end = (kernel.Descriptor(fd) for fd in os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
+            seal_pool(pool)
+            request.assignment.lease = read_end
+            self.channel.say(AssignMemory(message.request), [pool.memory, write_end, *pool.leases])
+        except ConnectionError:
+            raise
+        except OSError as error:  # no descriptors left
+            self.finish(request, error)
+            self.channel.say_if_possible(Withdraw(request.number))
+            return
         write_end.close()
 
     def on_assign_memory(self, message: AssignMemory, fds: Sequence[kernel.Descriptor]) -> Event | None:
@@ -277,8 +313,10 @@ class Assigning:
         except ProtocolViolation:
             raise
         except (BulkError, OSError) as error:
-            refused = error if isinstance(error, BulkError) else LimitError(f"pool {pool.name} could not be mapped: {error}")
-            self.drop_incoming(message.request)
+            refused = (
+                error if isinstance(error, BulkError) else LimitError(f"pool {pool.name} could not be mapped: {error}")
+            )
+            self.drop_incoming(message.request, refused)
             channel.say(AssignDone(message.request, code_of(refused, LimitError), str(refused)))
             return None
         assignment.leases = list(fds[1:])
@@ -301,7 +339,6 @@ class Assigning:
         pool.attach(memory.adopt_pool(source, size, pool.name))
         pool.memory = source
         pool.identity = memory.identity(source)
-        self.channel.domain.foreign_bytes += size
 
     def on_assign_done(self, message: AssignDone) -> None:
         """The peer mapped it, or could not."""
@@ -309,7 +346,9 @@ class Assigning:
         if request is None:
             return
         if message.code:
-            self.finish(request, from_code(message.code, f"assign of pool {request.assignment.pool.name}: {message.reason}"))
+            self.finish(
+                request, from_code(message.code, f"assign of pool {request.assignment.pool.name}: {message.reason}")
+            )
         else:
             request.assignment.set_active()
             self.finish(request, None)
@@ -321,9 +360,13 @@ class Assigning:
             return None  # a removal, or refused already
         delivered = assignment.active
         pool = assignment.pool
-        self.drop_incoming(message.request)
-        if delivered and self.channel.callbacks.pool_removed is None:
-            return make_event(EventKind.POOL_REMOVED, self.channel, pool=pool)
+        self.drop_incoming(message.request, PoolVetoError(f"assign of pool {pool.name}: the peer withdrew its request"))
+        if not delivered:
+            return None
+        event = make_event(EventKind.POOL_REMOVED, self.channel, pool=pool)
+        if self.channel.callbacks.pool_removed is None:
+            return event
+        self.channel.run_veto(self.channel.callbacks.pool_removed, event)  # too late for a veto
         return None
 
     def on_remove_request(self, message: RemoveRequest) -> Event | None:
@@ -342,11 +385,15 @@ class Assigning:
         elif channel.callbacks.pool_removed is not None:
             try:
                 channel.run_veto(channel.callbacks.pool_removed, make_event(EventKind.POOL_REMOVED, channel, pool=pool))
-            except Exception as veto:
+            except Exception as veto:  # noqa: BLE001 - whatever a callback raises is the veto
                 error = PoolVetoError(f"remove of pool {pool.name} was vetoed: {veto}")
+            if channel.ended is not None:
+                return None
         if error is None:
             self.forget(assignment)
-        channel.say(RemoveAnswer(message.request, 0 if error is None else code_of(error, PoolVetoError), str(error or "")))
+        channel.say(
+            RemoveAnswer(message.request, 0 if error is None else code_of(error, PoolVetoError), str(error or ""))
+        )
         if own is not None:
             if error is not None:
                 assignment.set_active()
@@ -362,10 +409,16 @@ class Assigning:
             return
         if message.code:
             request.assignment.set_active()
-            self.finish(request, from_code(message.code, f"remove of pool {request.assignment.pool.name}: {message.reason}"))
+            self.finish(
+                request, from_code(message.code, f"remove of pool {request.assignment.pool.name}: {message.reason}")
+            )
         else:
             self.finish(request, None)
             self.forget(request.assignment)
+            if request.abandoned:  # nobody waits for the answer
+                self.channel.queue_event(
+                    make_event(EventKind.POOL_REMOVED, self.channel, pool=request.assignment.pool)
+                )
 
     # ---- common parts ----
 
@@ -377,7 +430,9 @@ class Assigning:
                 return None
             raise ProtocolViolation(f"an answer to request {number}, which was never made")
         if request.operation != operation:
-            raise ProtocolViolation(f"an answer about {operation} to request {number}, which is about {request.operation}")
+            raise ProtocolViolation(
+                f"an answer about {operation} to request {number}, which is about {request.operation}"
+            )
         return request
 
     def new_request(self, operation: str, assignment: Assignment, done: Callable[[Any], object] | None) -> Request:
@@ -387,7 +442,7 @@ class Assigning:
         self.requests[request.number] = request
         return request
 
-    def finish(self, request: Request, error: BulkError | None) -> None:
+    def finish(self, request: Request, error: BulkError | OSError | None) -> None:
         """A request is answered; its continuation runs with the next dispatch or receive."""
         self.requests.pop(request.number, None)
         request.finished = True
@@ -421,6 +476,7 @@ class Assigning:
         """Take a pool off the channel as if it had never been on it; a pool that is nowhere else leaves."""
         channel = self.channel
         pool = assignment.pool
+        assignment.retire()
         if assignment.slot < len(channel.table) and channel.table[assignment.slot] is assignment:
             channel.table[assignment.slot] = None
         if assignment.request is not None:
@@ -436,10 +492,14 @@ class Assigning:
             pool.trust = pool.given_trust if pool.home else pool.trust
         channel.domain.pool_quiet(pool)
 
-    def drop_incoming(self, number: int) -> None:
-        """An accepted assignment of the peer is off."""
+    def drop_incoming(self, number: int, error: BulkError) -> None:
+        """An accepted assignment of the peer is off, and with it an own request that crossed it."""
         self.removed.add(number)
-        self.forget(self.incoming[number])
+        assignment = self.incoming[number]
+        self.forget(assignment)
+        for request in [r for r in self.requests.values() if r.follows is assignment]:
+            self.finish(request, error)
+            self.channel.say_if_possible(Withdraw(request.number))  # the peer may have accepted that one meanwhile
 
     def end(self, error: BulkError | ChannelStateError) -> None:
         """The channel ended: nobody will answer."""
@@ -455,12 +515,13 @@ class Assigning:
 
 def seal_pool(pool: Pool) -> None:
     """No further seals on a pool's memory: at the first assignment (design section 5). Raises: OSError."""
-    if not kernel_sealed(pool):
+    assert pool.memory is not None
+    if not kernel_sealed(pool.memory):
         kernel.add_seals(pool.memory, kernel.SEAL_SEAL)
 
 
-def kernel_sealed(pool: Pool) -> bool:
+def kernel_sealed(source: kernel.Descriptor) -> bool:
     """Whether the memory takes no further seals."""
     import fcntl
 
-    return bool(fcntl.fcntl(pool.memory.fileno(), fcntl.F_GET_SEALS) & kernel.SEAL_SEAL)
+    return bool(fcntl.fcntl(source.fileno(), fcntl.F_GET_SEALS) & kernel.SEAL_SEAL)

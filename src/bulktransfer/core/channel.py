@@ -12,7 +12,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from .._native import kernel
 from .._native.channel import ChannelCore, Outcome, call_back, in_callback
@@ -159,7 +159,9 @@ class Channel(ChannelCore):
         """The terms for a binder. Raises: BulkError (it asks for something else)."""
         assert self.offer is not None
         if hello.trust not in (Trust.UNINITIALIZED, self.offer.trust):
-            raise TrustMismatchError(f"the channel has trust {self.offer.trust.name}, the binder asks for {hello.trust.name}")
+            raise TrustMismatchError(
+                f"the channel has trust {self.offer.trust.name}, the binder asks for {hello.trust.name}"
+            )
         roles = agree_roles(self.offer.role, hello.role)
         if roles is None:
             raise RoleConflictError(f"both sides ask for the role {hello.role.name}")
@@ -177,9 +179,13 @@ class Channel(ChannelCore):
         if callback is not None:
             try:
                 self.run_veto(callback, make_event(EventKind.BIND_RECEIVED, self))
-            except Exception as veto:
+            except BaseException as veto:
                 self.lost((), f"vetoed: {veto}")
+                if not isinstance(veto, Exception):
+                    raise
                 raise BindRefusedError(f"the creator of {self.address} refused: {veto}") from veto
+            if self.stage != ChannelState.BIND_NEGOTIATE.value:
+                raise BindRefusedError(f"the creator of {self.address} closed it")
         return [(self, terms)]
 
     def joined(self, channels: Sequence[Any], parts: Sequence[Joined]) -> None:
@@ -304,12 +310,14 @@ class Channel(ChannelCore):
     def full_copy(self, buffer: Buffer, into: Buffer, meta: bytes = b"", done: Done | None = None) -> None:
         """Copy the contents into another owned buffer and move that one (I-5.1.11).
 
-        Raises: ValueError (`into` is the same or too small), and as move, of `into`; InvalidBufferError (nothing to read).
+        Raises: ValueError (`into` is the same or too small), InvalidBufferError (nothing to read); as move, of `into`.
         """
         if not isinstance(buffer, Buffer) or not isinstance(into, Buffer):
             raise TypeError("full_copy takes two buffers")
         if into is buffer:
             raise ValueError(f"full_copy of buffer {buffer.index} of pool {buffer.pool.name} into itself")
+        if done is not None and not callable(done):
+            raise TypeError(f"done={done!r} cannot be called")
         if into.size < buffer.length:
             raise ValueError(f"full_copy of {buffer.length} bytes into buffer {into.index}: it holds {into.size}")
         before = into.length
@@ -445,8 +453,10 @@ class Channel(ChannelCore):
             self._finalizing = True
             with contextlib.suppress(BulkError):
                 self.check_fork()
-                warnings.warn(f"{self!r} was dropped without close", ResourceWarning, stacklevel=2, source=self)
-                self.close()
+                try:
+                    warnings.warn(f"{self!r} was dropped without close", ResourceWarning, stacklevel=2, source=self)
+                finally:  # the warning may be an error
+                    self.close()
 
     def __reduce__(self) -> Any:
         raise TypeError(f"pickling {self!r}: a channel belongs to its process; see bulk.pair for one that travels")
@@ -497,7 +507,8 @@ class Channel(ChannelCore):
         except OSError as error:  # the answer could not be sent
             if isinstance(error, BulkError):
                 raise
-            self.hung_up = True
+            if not isinstance(error, ConnectionError):  # its last words are still to be read
+                self.hung_up = True
         return None
 
     def _handle(self, message: Message, fds: list[kernel.Descriptor]) -> Event | None:
@@ -531,13 +542,14 @@ class Channel(ChannelCore):
                 raise ProtocolViolation(f"{type(message).__name__} on a connected channel")
         return None
 
-    def _violation(self, rule: str) -> None:
+    def _violation(self, rule: str) -> NoReturn:
         raise ending.violation(self, rule)
 
     def _hang_up(self) -> None:
         ending.on_hang_up(self)
 
-    def _raise_end(self, act: str) -> None:
+    def _raise_end(self, act: str) -> NoReturn:
+        assert self.ended is not None
         cls, message, buffers = self.ended
         raise cls(f"{act}: {message}", reason=message, buffers=buffers)
 
@@ -552,6 +564,8 @@ class Channel(ChannelCore):
 
     def _await_server(self) -> None:
         self.domain.await_server()
+        if self.busy == 2:  # a thread serves this channel alone
+            kernel.wait_readable([self.kick_descriptor()], 0.001)
 
     def _serve_domain(self) -> None:
         self.domain.serve()
@@ -577,7 +591,7 @@ class Channel(ChannelCore):
 
     def drop_queued(self, kind: str) -> None:
         """Take the first queued event of a kind away."""
-        self.remove_queued(list(EventKind).index(kind))
+        self.remove_queued(list(EventKind).index(EventKind(kind)))
 
 
 class Deadline:
@@ -611,7 +625,9 @@ class Farewell:
     def expire(self) -> None:
         """The peer did not answer in time: it counts as dead."""
         if self.channel.ended is None:
-            ending.finish(self.channel, BrokenChannelError, f"{self.channel.describe()}: the peer did not answer the teardown")
+            ending.finish(
+                self.channel, BrokenChannelError, f"{self.channel.describe()}: the peer did not answer the teardown"
+            )
 
     def ended(self, error: BulkError | None) -> None:
         """The channel ended: tell the continuation."""
@@ -620,7 +636,7 @@ class Farewell:
             self.done = None
 
 
-def raise_from_hang_up(channel: Channel) -> None:
+def raise_from_hang_up(channel: Channel) -> NoReturn:
     """The peer died between a ring entry and its message: what it had published is taken up to here."""
     ending.finish(channel, BrokenChannelError, f"{channel.describe()}: the peer is gone ({channel.peer})")
     channel._raise_end("receive")

@@ -20,7 +20,6 @@ from .._native.channel import Outcome, in_callback
 from ..abc import Backend, Codec, Connection, Peer
 from ..errors import (
     BindRefusedError,
-    BulkError,
     ClosedChannelError,
     EndpointNotFoundError,
     TrustMismatchError,
@@ -166,7 +165,9 @@ def connect(
     """
     backend = backend_for(address)
     check_trust(trust, backend, open_allowed=True)
-    binder = Binder(address, backend.codec, backend.spins, trust, role, wait, callbacks, constraints, limits, domain, None)
+    binder = Binder(
+        address, backend.codec, backend.spins, trust, role, wait, callbacks, constraints, limits, domain, None
+    )
     binder.run(lambda: binder.knock.start(backend, address, owner), timeout, None)
     return tuple(binder.channels)
 
@@ -298,8 +299,16 @@ class ChannelSpec:
 class Listener:
     """Accepts many clients at one address, several channels each (I-8.5); made by bulk.listen."""
 
-    def __init__(self, backend: Backend, address: str, specs: Sequence[ChannelSpec], limits: Limits | None, backlog: int,
-                 allow_users: Sequence[int | str], domain: Domain | None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        backend: Backend,
+        address: str,
+        specs: Sequence[ChannelSpec],
+        limits: Limits | None,
+        backlog: int,
+        allow_users: Sequence[int | str],
+        domain: Domain | None,
+    ) -> None:
         if not specs:
             raise ValueError("a listener without channels")
         for spec in specs:
@@ -323,6 +332,7 @@ class Listener:
     def greet(self, peer: Peer, hello: Hello) -> Sequence[tuple[Any, Terms]]:
         """New channels for a client. Raises: BulkError (refused)."""
         offers: list[tuple[Channel, Terms]] = []
+        channels: list[Channel] = []
         try:
             for spec in self.specs:
                 channel = Channel(
@@ -335,12 +345,13 @@ class Listener:
                     constraints=spec.constraints,
                     limits=self.limits,
                 )
+                channels.append(channel)
                 channel.open_for(spec.direction, spec.trust, spec.role, spec.meta_size)
                 offers += channel.greet(peer, hello)
-        except BulkError as error:
-            self.lost([channel for channel, _ in offers], str(error))
+        except BaseException as error:
+            self.lost(channels, str(error))
             raise
-        self._greeted.add(tuple(channel for channel, _ in offers))
+        self._greeted.add(tuple(channels))
         return offers
 
     def joined(self, channels: Sequence[Any], parts: Sequence[Joined]) -> None:
@@ -503,7 +514,10 @@ class Endpoint:
 
     @classmethod
     def from_fd(cls, fd: int) -> Endpoint:
-        """Take over a descriptor that was inherited by number (`pass_fds`). Raises: OSError, ValueError (no such socket)."""
+        """Take over a descriptor that was inherited by number (`pass_fds`).
+
+        Raises: OSError, ValueError (no such socket).
+        """
         with socket.socket(fileno=os.dup(fd)) as probe:
             if probe.family != socket.AF_UNIX or probe.type != socket.SOCK_SEQPACKET:
                 raise ValueError(f"descriptor {fd} is not the end of a pair")

@@ -42,7 +42,6 @@ class Domain:
         self.lock = threading.RLock()
         self.channels: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self.pools: weakref.WeakValueDictionary[uuid.UUID, Any] = weakref.WeakValueDictionary()
-        self.foreign_bytes = 0
         self._generation = kernel.fork_generation()
         self._poller = kernel.make_poller()
         self._kick = kernel.Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
@@ -74,6 +73,11 @@ class Domain:
 
     # ---- channels and pools ----
 
+    @property
+    def foreign_bytes(self) -> int:
+        """Bytes of all pools that came from peers."""
+        return sum(p.buffer_size * p.buffer_count for p in self.pools.values() if not p.home and p.memory is not None)
+
     def enroll(self, channel: Any, limit: int) -> None:
         """Count a channel in. Raises: LimitError, ForkedError."""
         self.check_fork()
@@ -86,7 +90,7 @@ class Domain:
         return self.channels.get(number)
 
     def pool_quiet(self, pool: Any) -> None:
-        """A pool may have lost its last use: off every channel, not allocated here, nothing owned or held, it leaves."""
+        """A pool may have lost its last use: off every channel, from elsewhere, nothing owned or held, it leaves."""
         if pool.home or pool.channels or not pool.present or pool.in_use():
             return
         self.drop_pool(pool)
@@ -99,7 +103,6 @@ class Domain:
         pool.leases = []
         if pool.memory is not None:
             pool.memory.close()
-            self.foreign_bytes -= pool.buffer_size * pool.buffer_count
         self.pools.pop(pool.id, None)
 
     # ---- watching ----
@@ -122,6 +125,7 @@ class Domain:
 
     def kick(self) -> None:
         """Have the waiting threads look around once more."""
+        self.waiters.news += 1
         if self.waiters.waiting:
             os.eventfd_write(self._kick.fileno(), 1)
 

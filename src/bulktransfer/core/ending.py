@@ -76,9 +76,14 @@ def end_assignments(channel: Any) -> tuple[Buffer, ...]:
             if watch.check() is None:
                 pool.ended.append(assignment)
                 pool.lease_watches.add(watch)
+                assert watch.lease is not None
                 channel.domain.watch(watch.lease.fileno(), watch.on_readable)
             else:
                 watch.stop()
+        elif assignment.same_domain:  # nobody else holds anything through this end
+            for lease in assignment.leases:
+                lease.close()
+            pool.leases = [lease for lease in pool.leases if not lease.closed]
         if not pool.channels and not pool.ended and pool.home:
             pool.trust = pool.given_trust
     return tuple(away)

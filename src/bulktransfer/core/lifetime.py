@@ -26,7 +26,7 @@ def close_all() -> None:
 atexit.register(close_all)
 
 
-class trace_views:  # noqa: N801 - it reads as a call
+class trace_views:  # it reads as a call
     """Record where views of buffers are made, so that errors about live views can say it.
 
     `bulk.trace_views()` switches it on for good; `with bulk.trace_views():` for a while.

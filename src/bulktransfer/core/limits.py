@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 PAGE = 4096
+POOLS_MAX = 4096  # on a channel: what any peer may be allowed
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class Limits:
                 raise ValueError(f"Limits.{field.name} is {value!r}; it takes a positive number")
         if not 2 <= self.slot_count <= 65536 or self.slot_count & (self.slot_count - 1):
             raise ValueError(f"Limits.slot_count is {self.slot_count}; it takes a power of two from 2 to 65536")
-        if self.pools > 4096:
-            raise ValueError(f"Limits.pools is {self.pools}; 4096 is the most")
+        if self.pools > POOLS_MAX:
+            raise ValueError(f"Limits.pools is {self.pools}; {POOLS_MAX} is the most")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from .._native import kernel
 from ..errors import LimitError, ProtocolViolation
 from .limits import PAGE
 
+SPARSE = "is sparse: its pages are not reserved"  # the one fault of kernel.judge_memory that can be mended
 POOL_SEALS = kernel.SEAL_SHRINK | kernel.SEAL_GROW | kernel.SEAL_SEAL
 OUTBOX_SEALS = POOL_SEALS | kernel.SEAL_FUTURE_WRITE
 
@@ -121,9 +122,13 @@ def from_fd(fd: int, size: int) -> tuple[kernel.Descriptor, kernel.Mapping]:
     try:
         kernel.add_seals(source, kernel.SEAL_SHRINK | kernel.SEAL_GROW)
     except OSError as error:
-        raise ValueError(f"descriptor {fd} cannot be sealed ({error.strerror}): it takes a memfd that allows it") from error
+        # fine where nothing is missing: it may have been sealed for good before
+        if kernel.judge_memory(source, size, kernel.SEAL_SHRINK | kernel.SEAL_GROW) not in ("", SPARSE):
+            raise ValueError(
+                f"descriptor {fd} cannot be sealed ({error.strerror}): it takes a memfd that allows it"
+            ) from error
     fault = kernel.judge_memory(source, size, kernel.SEAL_SHRINK | kernel.SEAL_GROW)
-    if fault == "is sparse: its pages are not reserved":
+    if fault == SPARSE:
         check_room(size, "the missing pages of a pool")
         os.posix_fallocate(source.fileno(), 0, size)
     elif fault:

@@ -71,7 +71,12 @@ class Candidate:
         self.offers: Sequence[tuple[Any, Terms]] | None = None
         self.socks: list[kernel.Descriptor] = []
         self.boxes: list[kernel.Mapping] = []
-        self.deadline_ns = time.monotonic_ns() + int(reception.limits.handshake_s * 1e9)
+        self.set_deadline()
+
+    def set_deadline(self) -> None:
+        """Its time runs from now on."""
+        self.deadline_ns = time.monotonic_ns() + int(self.reception.limits.handshake_s * 1e9)
+        self.reception.domain.call_at(self.deadline_ns, self.reception.on_deadline)
 
     def on_readable(self) -> None:
         """Read what it says, as far as it goes."""
@@ -109,6 +114,8 @@ class Candidate:
 
     def say(self, message: Message, fds: Sequence[kernel.Descriptor | int] = ()) -> bool:
         """Send one message; False if the peer is gone or does not read."""
+        if self.sock.closed:  # a callback closed the channel
+            return False
         try:
             return kernel.send_message(self.sock.fileno(), self.reception.codec.encode(message), fds)
         except OSError as error:
@@ -121,7 +128,14 @@ class Reception:
     """Receives those that knock at a rendezvous, or the one at the other end of a pair."""
 
     def __init__(
-        self, domain: Domain, owner: Owner, codec: Codec, limits: Limits, rendezvous: Rendezvous | None, *, exclusive: bool
+        self,
+        domain: Domain,
+        owner: Owner,
+        codec: Codec,
+        limits: Limits,
+        rendezvous: Rendezvous | None,
+        *,
+        exclusive: bool,
     ) -> None:
         self.domain = domain
         self._owner = weakref.ref(owner)
@@ -148,7 +162,6 @@ class Reception:
         candidate = Candidate(self, connection)
         self.candidates.append(candidate)
         self.domain.watch(candidate.sock.fileno(), candidate.on_readable)
-        self.domain.call_at(candidate.deadline_ns, self.on_deadline)
 
     def on_knock(self) -> None:
         """Somebody knocks."""
@@ -176,10 +189,12 @@ class Reception:
     def on_deadline(self) -> None:
         """Drop those that take too long (design section 8, rule 6)."""
         now = time.monotonic_ns()
-        for candidate in [c for c in self.candidates if c.deadline_ns <= now]:
+        for candidate in list(self.candidates):
+            if candidate.deadline_ns > now or candidate not in self.candidates:
+                continue
             if self.rendezvous is None and candidate.hello is None:
                 candidate.deadline_ns = now + (1 << 62)  # the other end of a pair binds when it wants
-            else:
+            elif candidate.hello is None or candidate is self.negotiating or not self.exclusive:  # else it waits for us
                 self.drop(candidate, f"the binder did not finish within {self.limits.handshake_s} s")
 
     def consider(self, candidate: Candidate) -> None:
@@ -199,6 +214,9 @@ class Reception:
             self.refuse(candidate, error, offers)
         except OSError as error:
             self.refuse(candidate, LimitError(f"the creator has no room: {error}"), offers)
+        except BaseException:  # out of a callback: KeyboardInterrupt
+            self.refuse(candidate, BindRefusedError("the creator was interrupted"), offers)
+            raise
 
     def welcome(self, candidate: Candidate, offers: Sequence[tuple[Any, Terms]]) -> None:
         """Make the outboxes and say yes. Raises: OSError, BindRefusedError."""
@@ -246,6 +264,8 @@ class Reception:
         """Consider who waited."""
         for other in list(self.candidates):
             if other.hello is not None and other.offers is None and other in self.candidates:
+                if self.negotiating is None:
+                    other.set_deadline()  # what it waited for the others was not its fault
                 self.consider(other)
 
     def confirm(self, candidate: Candidate, fds: list[kernel.Descriptor]) -> None:
@@ -417,9 +437,14 @@ class Knock:
             if terms.role is Role.GENERIC or terms.trust is Trust.UNINITIALIZED:
                 raise ProtocolViolation(f"bind to {self._address}: role or trust of the channel are open")
             if self.trust not in (Trust.UNINITIALIZED, terms.trust):
-                raise TrustMismatchError(f"bind to {self._address}: {terms.trust.name} is offered, {self.trust.name} was asked")
+                raise TrustMismatchError(
+                    f"bind to {self._address}: {terms.trust.name} is offered, {self.trust.name} was asked"
+                )
         channels = self.make(welcome.terms)
-        boxes = [memory.adopt_outbox(fd, t.slot_count, t.meta_size) for fd, t in zip(fds[count - 1 :], welcome.terms, strict=True)]
+        boxes = [
+            memory.adopt_outbox(fd, t.slot_count, t.meta_size)
+            for fd, t in zip(fds[count - 1 :], welcome.terms, strict=True)
+        ]
         own = [memory.make_outbox(t.slot_count, t.meta_size) for t in welcome.terms]
         assert self.sock is not None
         if not kernel.send_message(self.sock.fileno(), self.codec.encode(Confirm()), [source for source, _ in own]):

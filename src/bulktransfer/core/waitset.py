@@ -28,7 +28,10 @@ class WaitSet:
         self._ended: set[int] = set()
 
     def add(self, channel: Channel) -> None:
-        """Take a channel in; it stays its user's to close. Raises: TypeError, ValueError (it is in already), the channel's end."""
+        """Take a channel in; it stays its user's to close.
+
+        Raises: TypeError, ValueError (it is in already), the channel's end.
+        """
         self._check_open()
         if not isinstance(channel, Channel):
             raise TypeError(f"a wait set takes channels, not {type(channel).__name__}")
@@ -36,6 +39,7 @@ class WaitSet:
             raise ValueError(f"{channel!r} is in the wait set already")
         fd = channel.fileno()
         kernel.poller_add(self._poller.fileno(), fd)
+        self._ended.discard(fd)  # of a channel that had the number before
         self._channels[fd] = weakref.ref(channel)
 
     def remove(self, channel: Channel) -> None:
@@ -74,7 +78,7 @@ class WaitSet:
         """
         end = None if timeout is None else time.monotonic() + max(0.0, timeout)
         while True:
-            found = [channel for channel in self._ready() if self._has_news(channel)]
+            found = [channel for channel in self._ready(also_waiting=True) if self._has_news(channel)]
             if found:
                 return found
             if not self._wait(end):
@@ -96,11 +100,11 @@ class WaitSet:
         if channel.ended is not None:
             with contextlib.suppress(BulkError):
                 channel.dispatch_events(FAIR_SHARE)
-            fd = next(f for f, reference in self._channels.items() if reference() is channel)
-            if fd not in self._ended:
+            fd = next((f for f, reference in self._channels.items() if reference() is channel), None)
+            if fd is not None and fd not in self._ended:  # a callback may have removed it, or closed the set
                 self._ended.add(fd)
                 kernel.poller_drop(self._poller.fileno(), fd)
-        elif not channel.rearm():
+        elif not channel.rearm(channel.passed_over):
             channel._poke()
 
     def _has_news(self, channel: Channel) -> bool:
@@ -113,10 +117,19 @@ class WaitSet:
             channel._poke()
         return False
 
-    def _ready(self) -> Iterator[Channel]:
-        """The channels whose descriptors are readable, and those that ended."""
+    def _ready(self, also_waiting: bool = False) -> Iterator[Channel]:
+        """The channels whose descriptors are readable, and those that ended.
+
+        also_waiting: and those where a dispatch left events to receive.
+        """
         self._check_open()
-        for fd in {*kernel.poller_ready(self._poller.fileno()), *self._ended}:
+        ready = {*kernel.poller_ready(self._poller.fileno()), *self._ended}
+        if also_waiting:
+            for fd, reference in self._channels.items():
+                channel = reference()
+                if channel is not None and (channel.queued_events or channel.ended is not None):
+                    ready.add(fd)
+        for fd in ready:
             reference = self._channels.get(fd)
             channel = reference() if reference is not None else None
             if channel is not None:

@@ -1,0 +1,162 @@
+"""Creators and binders for tests of set-up and end, on both schemes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+
+import pytest
+
+import bulktransfer as bulk
+from bulktransfer import Direction, Trust
+from bulktransfer.core.scheme import backend_for
+from bulktransfer.messages import Hello
+from bulktransfer.wire.control import CODEC
+from worlds import PATIENCE_S, World, together
+
+SCHEMES = ("local", "shm")
+
+bulk.current_domain()  # it lives as long as the process, and so do its descriptors
+
+
+@pytest.fixture(params=SCHEMES)
+def scheme(request):
+    return request.param
+
+
+@pytest.fixture
+def world(scheme):
+    with World(scheme) as made:
+        yield made
+
+
+def create(world, domain=None, **options):
+    options.setdefault("direction", Direction.TX)
+    options.setdefault("trust", Trust.FULL)
+    channel = bulk.create(f"{world.scheme}:", domain=domain or bulk.Domain(), **options)
+    world.made.append(channel)
+    return channel
+
+
+def bind(world, address, **options):
+    options.setdefault("domain", bulk.Domain())
+    channel = bulk.bind(address, **options)
+    world.made.append(channel)
+    return channel
+
+
+def refused(world, creator, **options):
+    """The error that a binder gets from `creator`, who serves meanwhile."""
+    failure = []
+
+    def attempt():
+        try:
+            bind(world, creator.address, **options)
+        except Exception as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    while thread.is_alive():
+        creator.domain.serve()
+    assert failure, "the binder was accepted"
+    return failure[0]
+
+
+def bound(world, creator, **options):
+    channel, _ = together(lambda: bind(world, creator.address, **options), lambda: creator.wait_bound(PATIENCE_S))
+    return channel
+
+
+class Background:
+    """A call that runs in a thread of its own; `result` waits for it, and raises what it raised."""
+
+    def __init__(self, function):
+        self._function = function
+        self._result = None
+        self._error = None
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self):
+        try:
+            self._result = self._function()
+        except BaseException as error:
+            self._error = error
+
+    @property
+    def running(self):
+        return self.thread.is_alive()
+
+    def result(self):
+        self.thread.join(PATIENCE_S)
+        assert not self.thread.is_alive(), "it goes on"
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+def pump(until, *channels):
+    """Receive at every channel until `until()`; what came, by channel."""
+    events = {channel: [] for channel in channels}
+    while not until():
+        for channel in channels:
+            with contextlib.suppress(bulk.WouldBlock):
+                events[channel].append(channel.receive_nowait())
+    return events
+
+
+class Interrupter:
+    """Interrupts the main thread as Ctrl-C does, once: `with Interrupter(when): call`."""
+
+    def __init__(self, when=lambda: True):
+        self._when = when
+        self._armed = False
+        self._over = threading.Event()
+
+    def _handle(self, *_):
+        if self._armed:
+            self._armed = False
+            self._over.set()
+            raise KeyboardInterrupt
+
+    def _run(self):
+        while not self._over.wait(0.002):  # again: a signal just before the system call goes unnoticed
+            if self._when():
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    def __enter__(self):
+        self._before = signal.signal(signal.SIGUSR1, self._handle)
+        self._armed = True
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self._armed = False
+        self._over.set()
+        self._thread.join()
+        signal.signal(signal.SIGUSR1, self._before)
+
+
+def knock(address):
+    """A raw connection to whoever created `address`: a peer that need not know how to behave."""
+    return socket.socket(fileno=backend_for(address).connect(address).fd)
+
+
+def hello(domain_id=b"d" * 16, *, trust=Trust.UNINITIALIZED, role=bulk.Role.GENERIC, version=1):
+    return CODEC.encode(Hello(domain_id, trust, role, version))
+
+
+def serve(channel, until):
+    """Serve the channel's domain until `until()`."""
+    while not until():
+        channel.domain.serve()
+
+
+def descriptors():
+    """How many descriptors this process has."""
+    return len(os.listdir("/proc/self/fd"))

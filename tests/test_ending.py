@@ -1,0 +1,482 @@
+"""The end of a channel in order: destroy, close, and what still arrives."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+import threading
+
+import meeting
+import pytest
+from meeting import Background, pump, serve
+from worlds import INVALID, PATIENCE_S, READ_WRITE, nothing_comes, take, together
+
+import bulktransfer as bulk
+from bulktransfer import ChannelState, EventKind
+
+scheme, world = meeting.scheme, meeting.world
+
+
+def ends(channel, error):
+    """The channel raises this, again and again, from every call that it concerns."""
+    for call in (
+        lambda: channel.receive(0),
+        lambda: channel.receive(),
+        channel.receive_nowait,
+        lambda: channel.receive_many(4),
+        lambda: channel.receive_buffer(),
+        channel.destroy,
+        lambda: channel.receive(),
+    ):
+        with pytest.raises(error) as caught:
+            call()
+        assert type(caught.value) is error
+        assert caught.value.reason
+    return caught.value
+
+
+# -- close ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closer", ["creator", "binder"])
+def test_close_ends_both_sides_each_with_its_own_error_for_good(world, closer):
+    a, b = world.domains(2)
+    tx, rx = world.channel(a, b)
+    mine, theirs = (tx, rx) if closer == "creator" else (rx, tx)
+    mine.close()
+    assert mine.state is ChannelState.CLOSED
+    ends(mine, bulk.ClosedChannelError)
+    assert take(theirs, EventKind.TEARDOWN_RECEIVED)
+    assert theirs.state is ChannelState.CLOSED
+    ends(theirs, bulk.EndOfChannelError)
+
+
+def test_close_is_idempotent_and_never_raises(world):
+    tx, rx = world.channel(*world.domains(2))
+    for _ in range(3):
+        tx.close()
+    rx.close()
+    rx.close()
+    ends(rx, bulk.ClosedChannelError)
+
+
+def test_close_from_many_threads_at_once_is_one_close(world):
+    tx, rx = world.channel(*world.domains(2))
+    start = threading.Barrier(6)
+
+    def close():
+        start.wait()
+        tx.close()
+
+    tasks = [Background(close) for _ in range(6)]
+    for task in tasks:
+        task.result()
+    assert take(rx, EventKind.TEARDOWN_RECEIVED)
+    ends(rx, bulk.EndOfChannelError)
+
+
+def test_with_closes(world):
+    tx, rx = world.channel(*world.domains(2))
+    with tx as same:
+        assert same is tx
+    ends(tx, bulk.ClosedChannelError)
+    assert rx.state is ChannelState.CONNECTED  # until it looks
+
+
+def test_what_was_sent_before_close_still_arrives_in_order(world):
+    tx, rx, alloc, _ = world.line(meta_size=8)
+    for i in range(4):
+        tx.move(alloc.alloc(), bytes([i]))
+    tx.close()
+    assert [rx.receive(PATIENCE_S).meta for _ in range(4)] == [bytes([i]) for i in range(4)]
+    assert take(rx, EventKind.TEARDOWN_RECEIVED)
+    ends(rx, bulk.EndOfChannelError)
+
+
+def test_what_waits_beyond_a_full_ring_still_arrives_after_close(world):
+    a, b = world.domains(2)
+    tx, rx = world.channel(a, b, limits=bulk.Limits(slot_count=4), meta_size=2000)
+    alloc = world.allocator(a, count=100)
+    world.assign(tx, rx, alloc.pool)
+    for i in range(100):
+        tx.move(alloc.alloc(), i.to_bytes(2, "big") * (1000 if i % 2 else 1))
+    tx.close()
+    del tx
+    for i in range(100):
+        assert rx.receive(PATIENCE_S).meta[:2] == i.to_bytes(2, "big")
+    assert take(rx, EventKind.TEARDOWN_RECEIVED)
+    ends(rx, bulk.EndOfChannelError)
+
+
+def test_what_had_arrived_is_received_after_ones_own_close(world):
+    tx, rx, alloc, _ = world.line()
+    tx.move(alloc.alloc())
+    tx.copy(alloc.alloc())
+    rx.close()
+    assert take(rx, EventKind.MOVE_RECEIVED).buffer.owned
+    assert take(rx, EventKind.COPY_RECEIVED).buffer.is_copy
+    ends(rx, bulk.ClosedChannelError)
+
+
+def test_sending_after_the_end_raises_it_and_changes_nothing(world):
+    tx, rx, alloc, _ = world.line()
+    buffer = alloc.alloc()
+    tx.close()
+    for act in (tx.move, tx.copy):
+        with pytest.raises(bulk.ClosedChannelError):
+            act(buffer)
+    with pytest.raises(bulk.ClosedChannelError):
+        tx.move_many([buffer])
+    with pytest.raises(bulk.ClosedChannelError):
+        tx.assign_pool(alloc.pool)
+    assert buffer.state is READ_WRITE
+    alloc.free(buffer)
+    assert rx.receive(PATIENCE_S)
+
+
+def test_iteration_ends_at_the_peers_end(world):
+    tx, rx, alloc, _ = world.line()
+    for _ in range(3):
+        tx.move(alloc.alloc())
+    tx.close()
+    assert [event.kind for event in rx] == [EventKind.MOVE_RECEIVED] * 3 + [EventKind.TEARDOWN_RECEIVED]
+    assert list(rx) == []
+
+
+def test_iteration_raises_ones_own_close(world):
+    tx, _ = world.channel(*world.domains(2))
+    tx.close()
+    with pytest.raises(bulk.ClosedChannelError):
+        next(iter(tx))
+
+
+@pytest.mark.parametrize("wait", ["auto", "spin", "block"])
+@pytest.mark.parametrize("call", ["receive", "receive_many", "receive_buffer", "iteration"])
+def test_close_from_another_thread_wakes_a_blocked_receive(world, wait, call):
+    tx, rx = world.channel(*world.domains(2), wait=wait)
+    calls = {
+        "receive": lambda: tx.receive(),
+        "receive_many": lambda: tx.receive_many(3),
+        "receive_buffer": lambda: tx.receive_buffer(),
+        "iteration": lambda: next(tx),
+    }
+    waiting = Background(calls[call])
+    while not tx.statistics()["waits"] and wait != "spin":
+        assert waiting.running
+    tx.close()
+    with pytest.raises(bulk.ClosedChannelError):
+        waiting.result()
+    assert take(rx, EventKind.TEARDOWN_RECEIVED)
+
+
+def test_close_from_another_thread_ends_a_waiting_assignment(world):
+    tx, rx = world.channel(*world.domains(2))
+    alloc = world.allocator(tx.domain)
+    waiting = Background(lambda: tx.assign_pool(alloc.pool, timeout=None))
+    while not tx.assigning.requests:
+        assert waiting.running
+    tx.close()
+    with pytest.raises(bulk.ClosedChannelError):
+        waiting.result()
+    assert alloc.pool.channels == set()
+    assert rx.pools == ()
+
+
+def test_close_in_a_callback_ends_the_receive_that_ran_it(world):
+    tx, rx = world.channel(
+        *world.domains(2), binder={"callbacks": bulk.Callbacks(move_received=lambda event: event.channel.close())}
+    )
+    alloc = world.allocator(tx.domain)
+    world.assign(tx, rx, alloc.pool)
+    tx.move(alloc.alloc())
+    with pytest.raises(bulk.ClosedChannelError):
+        rx.receive()
+    assert take(tx, EventKind.TEARDOWN_RECEIVED)
+
+
+def test_close_in_a_continuation_is_safe(world):
+    tx, rx, alloc, _ = world.line()
+    seen = []
+
+    def done(outcome):
+        seen.append(outcome)
+        tx.close()
+
+    tx.move(alloc.alloc(), done=done)
+    tx.move(alloc.alloc(), done=seen.append)
+    rx.receive_many(2)
+    with pytest.raises(bulk.ClosedChannelError):
+        tx.receive()
+    assert [outcome.error for outcome in seen] == [None, None]
+
+
+# -- destroy -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["source", "sink"])
+def test_destroy_is_agreed_and_delivers_what_was_sent(world, by):
+    tx, rx, alloc, _ = world.line()
+    buffers = [alloc.alloc() for _ in range(3)]
+    tx.move_many(buffers)
+    mine, theirs = (tx, rx) if by == "source" else (rx, tx)
+    serving = Background(lambda: [event.kind for event in theirs])
+    mine.destroy()
+    assert mine.state is ChannelState.CLOSED
+    moves = [EventKind.MOVE_RECEIVED] * 3
+    if by == "source":
+        assert serving.result() == [*moves, EventKind.TEARDOWN_RECEIVED]
+    else:
+        assert serving.result() == [EventKind.TEARDOWN_RECEIVED]
+        assert [rx.receive(0).kind for _ in range(3)] == moves
+    ends(mine, bulk.ClosedChannelError)
+    ends(theirs, bulk.EndOfChannelError)
+
+
+def test_crossing_destroys_answer_each_other(world):
+    tx, rx = world.channel(*world.domains(2))
+    together(tx.destroy, rx.destroy)
+    assert tx.state is rx.state is ChannelState.CLOSED
+    for end in (tx, rx):
+        with pytest.raises((bulk.ClosedChannelError, bulk.EndOfChannelError)):
+            end.receive(0)
+
+
+def test_crossing_destroys_with_done_both_succeed(world):
+    tx, rx = world.channel(*world.domains(2))
+    outcomes = []
+    tx.destroy(done=outcomes.append)
+    rx.destroy(done=outcomes.append)
+    for end in (tx, rx, tx, rx):
+        with pytest.raises((bulk.BulkError, bulk.WouldBlock)):
+            while True:
+                end.receive_nowait()
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    ends(tx, bulk.ClosedChannelError)
+    ends(rx, bulk.ClosedChannelError)
+
+
+def test_nothing_is_sent_while_a_destroy_is_under_way(world):
+    tx, rx, alloc, _ = world.line()
+    buffer = alloc.alloc()
+    outcomes = []
+    tx.destroy(done=outcomes.append)
+    assert tx.state is ChannelState.TEARDOWN
+    with pytest.raises(bulk.ChannelStateError):
+        tx.move(buffer)
+    with pytest.raises(bulk.ChannelStateError):
+        tx.destroy()
+    assert buffer.state is READ_WRITE
+    assert take(rx, EventKind.TEARDOWN_RECEIVED)
+    with pytest.raises(bulk.ClosedChannelError):
+        tx.receive()
+    assert [outcome.error for outcome in outcomes] == [None]
+    assert outcomes[0].operation == "destroy"
+
+
+def test_what_the_peer_sends_while_a_destroy_is_under_way_is_delivered(world):
+    tx, rx, alloc, _ = world.line()
+    tx.move(alloc.alloc())
+    theirs = rx.receive_buffer(PATIENCE_S).buffer
+    outcomes = []
+    tx.destroy(done=outcomes.append)
+    rx.pass_(theirs)
+    assert take(rx, EventKind.TEARDOWN_RECEIVED)
+    assert take(tx, EventKind.BUFFER_RECEIVED).buffer.state is READ_WRITE
+    ends(tx, bulk.ClosedChannelError)
+    assert outcomes[0].error is None
+
+
+@pytest.mark.parametrize("timeout", [0, 0.005])
+def test_a_peer_that_does_not_answer_a_destroy_counts_as_dead(world, timeout):
+    tx, rx = world.channel(*world.domains(2))
+    with pytest.raises(bulk.BrokenChannelError, match="did not answer"):
+        tx.destroy(timeout=timeout)
+    ends(tx, bulk.BrokenChannelError)
+    assert take(rx, EventKind.TEARDOWN_RECEIVED)
+
+
+def test_the_deadline_of_a_destroy_with_done_is_kept(world):
+    tx, _ = world.channel(*world.domains(2))
+    outcomes = []
+    tx.destroy(timeout=0.005, done=outcomes.append)
+    serve(tx, lambda: tx.ended is not None)
+    with pytest.raises(bulk.BrokenChannelError):
+        tx.receive()
+    assert isinstance(outcomes[0].error, bulk.BrokenChannelError)
+
+
+def test_destroy_in_a_callback_takes_done(world):
+    outcomes, seen = [], []
+
+    def moved(event):
+        try:
+            event.channel.destroy()
+        except bulk.WouldBlock as error:
+            seen.append(error)
+        event.channel.destroy(done=outcomes.append)
+
+    tx, rx = world.channel(*world.domains(2), binder={"callbacks": bulk.Callbacks(move_received=moved)})
+    alloc = world.allocator(tx.domain)
+    world.assign(tx, rx, alloc.pool)
+    tx.move(alloc.alloc())
+    serving = Background(lambda: list(tx))
+    with pytest.raises(bulk.ClosedChannelError):
+        rx.receive()
+    serving.result()
+    assert len(seen) == 1
+    assert [outcome.error for outcome in outcomes] == [None]
+
+
+def test_a_teardown_callback_has_the_event_alone(world):
+    seen = []
+    tx, rx = world.channel(*world.domains(2), binder={"callbacks": bulk.Callbacks(teardown_received=seen.append)})
+    tx.close()
+    with pytest.raises(bulk.EndOfChannelError):
+        rx.receive()
+    assert [event.kind for event in seen] == [EventKind.TEARDOWN_RECEIVED]
+
+
+def test_many_channels_closed_and_destroyed_leave_no_descriptors(world):
+    a, b = world.domains(2)
+    world.channel(a, b)[0].close()
+    gc.collect()
+    before = meeting.descriptors()
+    for _ in range(10):
+        tx, rx = world.channel(a, b)
+        together(tx.destroy, lambda rx=rx: list(rx))
+        tx, rx = world.channel(a, b)
+        tx.close()
+        list(rx)
+    world.made.clear()
+    del tx, rx
+    gc.collect()
+    assert meeting.descriptors() <= before
+
+
+# -- buffers and leases --------------------------------------------------------------------------------------------
+
+
+def test_what_the_peer_kept_is_detached_until_it_drops_it(world):
+    tx, rx, alloc, there = world.line()
+    moved, copied = alloc.alloc(), alloc.alloc()
+    tx.move(moved)
+    tx.copy(copied)
+    kept = [rx.receive_buffer(PATIENCE_S).buffer for _ in range(2)]
+    tx.close()
+    with pytest.raises(bulk.ClosedChannelError) as caught:
+        tx.receive(0)
+    assert set(caught.value.buffers) == {moved, copied}
+    assert alloc.detached == 2
+    assert moved.state is INVALID
+    event = take(rx, EventKind.TEARDOWN_RECEIVED)
+    assert event.kind is EventKind.TEARDOWN_RECEIVED
+    assert kept[0].state is READ_WRITE
+    kept[0].put(b"still mine")
+    assert kept[1].is_copy
+    kept[0].drop()
+    assert alloc.detached == 2  # the lease is of the pool, not of a buffer
+    kept[1].drop()
+    assert not there.present
+    assert alloc.detached == 0
+    assert moved.state is copied.state is READ_WRITE
+    alloc.free_many([moved, copied])
+    assert alloc.available == 4
+
+
+def test_a_view_keeps_a_dropped_channels_buffer_from_being_dropped(world):
+    tx, rx, alloc, _ = world.line()
+    tx.move(alloc.alloc())
+    kept = rx.receive_buffer(PATIENCE_S).buffer
+    with memoryview(kept), pytest.raises(bulk.ChannelStateError):
+        kept.drop()  # still connected
+    tx.close()
+    take(rx, EventKind.TEARDOWN_RECEIVED)
+    with memoryview(kept), pytest.raises(BufferError):
+        kept.drop()
+    assert alloc.detached == 1
+    kept.drop()
+    assert alloc.detached == 0
+
+
+def test_objects_that_are_forgotten_let_the_lease_go(world):
+    tx, rx, alloc, there = world.line()
+    tx.move(alloc.alloc())
+    kept = rx.receive_buffer(PATIENCE_S).buffer
+    rx.close()
+    assert take(tx, EventKind.TEARDOWN_RECEIVED).buffers == (alloc.pool[0],)
+    assert alloc.detached == 1
+    world.made.remove(rx)
+    del rx, kept, there
+    gc.collect()
+    assert alloc.detached == 0
+    assert alloc.pool[0].state is READ_WRITE
+
+
+def test_what_is_home_is_not_listed_and_not_detached(world):
+    tx, rx, alloc, _ = world.line()
+    tx.move(alloc.alloc())
+    rx.pass_(rx.receive_buffer(PATIENCE_S).buffer)
+    take(tx, EventKind.BUFFER_RECEIVED)
+    rx.close()
+    assert take(tx, EventKind.TEARDOWN_RECEIVED).buffers == ()
+    assert alloc.detached == 0
+    with pytest.raises(bulk.EndOfChannelError) as caught:
+        tx.receive()
+    assert caught.value.buffers == ()
+
+
+def test_detached_memory_is_never_allocated_again(world):
+    tx, rx, alloc, _ = world.line()
+    tx.move_many([alloc.alloc() for _ in range(4)])
+    kept = [rx.receive_buffer(PATIENCE_S).buffer for _ in range(4)]
+    tx.close()
+    with pytest.raises(bulk.PoolExhaustedError, match="4 detached"):
+        alloc.alloc()
+    take(rx, EventKind.TEARDOWN_RECEIVED)
+    for buffer in kept:
+        buffer.drop()
+    assert alloc.detached == 0
+
+
+def test_the_pool_is_free_for_another_channel_after_the_end(world):
+    tx, rx, alloc, _ = world.line()
+    tx.close()
+    take(rx, EventKind.TEARDOWN_RECEIVED)
+    tx2, rx2 = world.channel(tx.domain, rx.domain)
+    world.assign(tx2, rx2, alloc.pool)
+    tx2.move(alloc.alloc())
+    assert take(rx2, EventKind.MOVE_RECEIVED)
+
+
+def test_continuations_learn_of_the_end(world):
+    tx, rx, alloc, _ = world.line()
+    outcomes = []
+    tx.move(alloc.alloc(), done=outcomes.append)
+    assert take(rx, EventKind.MOVE_RECEIVED)
+    tx.move(alloc.alloc(), done=outcomes.append)
+    tx.close()
+    assert [type(outcome.error) for outcome in outcomes] == [type(None), bulk.ClosedChannelError]
+
+
+@pytest.mark.parametrize(
+    "cls", [bulk.ClosedChannelError, bulk.EndOfChannelError, bulk.BrokenChannelError, bulk.ProtocolViolation]
+)
+def test_the_errors_of_an_end_survive_pickle(cls):
+    error = cls("the end of it", reason="because", buffers=(1, 2))
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is cls
+    assert str(again) == str(error)
+    assert (again.reason, again.buffers) == ("because", ())
+    assert getattr(again, "errno", None) == getattr(error, "errno", None)
+
+
+def test_after_the_end_nothing_is_left_to_serve(world):
+    tx, rx = world.channel(*world.domains(2))
+    tx.close()
+    list(rx)
+    rx.domain.serve()
+    assert rx.domain._sources.keys() <= {rx.domain._kick.fileno()} | {
+        c.reception.rendezvous.fileno() for c in rx.domain.channels.values() if c.reception
+    }
+    assert pump
+    assert nothing_comes
