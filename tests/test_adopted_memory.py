@@ -154,7 +154,7 @@ def test_a_refused_descriptor_leaves_nothing_behind(memfd):
 
 
 def test_moved_buffers_are_not_available(world):
-    tx, rx, alloc, _ = world.line()
+    tx, _rx, alloc, _ = world.line()
     buffer = alloc.alloc()
     tx.move(buffer)
     assert (alloc.available, alloc.detached, buffer.state) == (3, 0, INVALID)

@@ -372,7 +372,7 @@ def test_constraints_are_held_and_refuse_by_name():
 
 
 def test_the_trust_that_is_given_is_reserved(world):
-    tx, rx, alloc, _ = world.line()
+    tx, _rx, alloc, _ = world.line()
     other = world.allocator(tx.domain, trust=Trust.NONE)
     assert other.pool.trust is Trust.NONE
     with pytest.raises(bulk.TrustMismatchError):

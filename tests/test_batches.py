@@ -67,7 +67,7 @@ def test_copies_travel_and_return_in_batches(world):
 
 
 def test_a_batch_is_all_or_nothing(world):
-    tx, rx, alloc, theirs = world.line(meta_size=4)
+    tx, rx, alloc, _theirs = world.line(meta_size=4)
     one, two, gone = alloc.alloc_many(3)
     tx.move(gone)
     rx.receive_buffer(PATIENCE_S)
@@ -116,7 +116,7 @@ def test_an_empty_batch_does_nothing(world):
 
 def test_a_user_s_iterator_that_closes_the_channel_spoils_nothing(world):
     tx, _, alloc, _ = world.line(meta_size=8)
-    one, two, three, four = alloc.alloc_many(4)
+    one, two, _three, _four = alloc.alloc_many(4)
 
     def closing():
         yield one

@@ -91,7 +91,7 @@ def test_views_are_read_only_in_read_only_states(world, view):
         assert shared.state is state
         seen = view(shared)
         assert bytes(seen) == b"fixed"
-        with pytest.raises((TypeError, ValueError), match="read-only|readonly"):
+        with pytest.raises((TypeError, ValueError), match=r"read-only|readonly"):
             seen[0] = 1
         with pytest.raises((BufferError, TypeError), match=r"not writable|its state is"):
             (ctypes.c_char * 5).from_buffer(shared)
@@ -100,7 +100,7 @@ def test_views_are_read_only_in_read_only_states(world, view):
 
 @every_view
 def test_views_of_what_is_not_here_are_refused(world, view):
-    tx, rx, alloc, _ = world.line()
+    tx, _rx, alloc, _ = world.line()
     buffer, free = alloc.alloc_many(2)
     alloc.free(free)
     with unchanged(free), pytest.raises(bulk.NotAllocatedError):
@@ -138,6 +138,7 @@ def test_move_refuses_while_a_view_is_live(world, view):
     seen = view(there)
     with unchanged(there), pytest.raises(BufferError, match="1 view is live"):
         rx.pass_(there)
+    assert len(seen) == there.length
 
 
 def test_release_refuses_while_a_view_is_live_but_copy_allows_readers(world):

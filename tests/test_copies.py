@@ -26,13 +26,6 @@ def world(request):
         yield world
 
 
-def drain(*channels):
-    """Have both sides take what is there, so that refusals and outcomes have come back."""
-    for _ in range(3):
-        for channel in channels:
-            channel.serve()
-
-
 # -- diamonds and cycles -----------------------------------------------------------------------------------------------
 
 
@@ -88,7 +81,7 @@ def test_a_copy_that_comes_back_to_its_owner_is_refused_by_an_event(world):
 
 
 def test_a_refusal_reaches_the_continuation_instead_of_an_event(world):
-    _, back, buffer, held = cycle(world)
+    _, back, _buffer, held = cycle(world)
     outcomes = []
     back[0].copy(held, done=outcomes.append)
     assert nothing_comes(back[1])
@@ -118,7 +111,7 @@ def test_a_holder_that_lent_a_copy_on_refuses_another(world):
 
 
 def test_a_refusal_keeps_its_place_among_what_the_peer_sent(world):
-    there, back, buffer, held = cycle(world)
+    _there, back, _buffer, held = cycle(world)
     alloc = world.allocator(back[0].domain)
     theirs = world.assign(*back, alloc.pool)
     first, second = alloc.alloc_many(2)

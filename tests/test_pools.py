@@ -179,7 +179,7 @@ def test_threads_that_make_and_drop_views_and_buffers_keep_the_counts(alloc):
 
 
 def test_drop_is_for_guests_only(world):
-    tx, rx, alloc, theirs = world.line()
+    tx, rx, alloc, _theirs = world.line()
     buffer = alloc.alloc()
     tx.move(buffer)
     there = rx.receive_buffer(PATIENCE_S).buffer

@@ -75,7 +75,7 @@ class Chain(RuleBasedStateMachine):
     # ---- what users do ----
 
     def expect(self, error, call, *args):
-        """The call raises exactly that, or nothing if None; a refusal must not change anything (the invariant looks)."""
+        """The call raises exactly that, or nothing if None; that a refusal changes nothing the invariant sees."""
         if error is None:
             call(*args)
             return True

@@ -19,7 +19,6 @@ from worlds import (
     nothing_comes,
     take,
     unchanged,
-    until_the_end,
 )
 
 
@@ -27,13 +26,6 @@ from worlds import (
 def world(request):
     with World(request.param) as world:
         yield world
-
-
-def drain(*channels):
-    """Have both sides take what is there, so that refusals and outcomes have come back."""
-    for _ in range(3):
-        for channel in channels:
-            channel.serve()
 
 
 # -- what a transfer brings --------------------------------------------------------------------------------------------
@@ -115,7 +107,7 @@ def test_full_copy_of_a_copy_that_is_held_is_fine(world):
 
 
 def test_full_copy_refuses_and_spoils_nothing(world):
-    tx, _, alloc, theirs = world.line(meta_size=4)
+    tx, _, alloc, _theirs = world.line(meta_size=4)
     one, two, out = alloc.alloc_many(3)
     one.put(b"one")
     two.put(b"two")
@@ -222,7 +214,7 @@ def test_each_end_has_its_own_operations(world):
 
 
 def test_a_buffer_of_a_pool_that_is_not_assigned_is_refused(world):
-    tx, rx, alloc, theirs = world.line()
+    tx, _rx, alloc, theirs = world.line()
     stranger, mine = world.allocator(tx.domain).alloc(), alloc.alloc()
     foreign = theirs[0]  # the same pool, but as the other domain has it
     for buffer in (stranger, foreign):
@@ -243,7 +235,7 @@ def test_a_buffer_on_the_free_list_does_not_travel(world):
 
 
 def test_an_owner_with_copies_out_neither_moves_nor_passes(world):  # W18
-    tx, rx, alloc, theirs = world.line()
+    tx, rx, alloc, _theirs = world.line()
     back_tx, back_rx = world.channel(rx.domain, tx.domain)  # here the owner is the sink
     world.assign(back_rx, back_tx, alloc.pool)
     buffer = alloc.alloc()
@@ -257,7 +249,7 @@ def test_an_owner_with_copies_out_neither_moves_nor_passes(world):  # W18
 
 
 def test_an_owner_does_not_release_its_own_buffer(world):  # W19
-    tx, rx, alloc, theirs = world.line()
+    tx, rx, alloc, _theirs = world.line()
     back_tx, back_rx = world.channel(rx.domain, tx.domain)
     world.assign(back_rx, back_tx, alloc.pool)
     buffer = alloc.alloc()
@@ -411,78 +403,6 @@ def test_give_back_refuses_what_is_not_here(world):
         tx.give_back(buffer)
     with memoryview(buffer), unchanged(buffer), pytest.raises(bulk.DirectionError):
         tx.give_back(buffer)
-
-
-# -- after the end -----------------------------------------------------------------------------------------------------
-
-
-def test_a_closed_channel_sends_nothing_and_changes_nothing(world):
-    tx, rx, alloc, theirs = world.line()
-    buffer, lent = alloc.alloc_many(2)
-    tx.copy(lent)
-    rx.receive_buffer(PATIENCE_S)
-    tx.close()
-    for call in (tx.move, tx.copy):
-        with unchanged(buffer), pytest.raises(bulk.ClosedChannelError):
-            call(buffer)
-        with unchanged(buffer), pytest.raises(bulk.ClosedChannelError):
-            tx.move_many([buffer])
-    until_the_end(rx)
-    for call in (rx.release, rx.give_back, lambda b: rx.release_many([b])):
-        with unchanged(theirs[lent.index]), pytest.raises(bulk.EndOfChannelError):
-            call(theirs[lent.index])
-
-
-def test_continuations_that_are_still_due_at_the_end_get_its_error(world):
-    tx, rx, alloc, _ = world.line()
-    outcomes = []
-    tx.move(alloc.alloc(), done=outcomes.append)
-    take(rx, EventKind.MOVE_RECEIVED)
-    tx.move(alloc.alloc(), done=outcomes.append)
-    tx.close()
-    assert [type(o.error) for o in outcomes] == [type(None), bulk.ClosedChannelError]
-
-
-# -- continuations and callbacks ---------------------------------------------------------------------------------------
-
-
-def test_a_continuation_runs_when_the_peer_took_it_and_not_before(world):
-    tx, rx, alloc, _ = world.line()
-    outcomes = []
-    buffer = alloc.alloc()
-    tx.move(buffer, done=outcomes.append)
-    assert nothing_comes(tx)
-    assert not outcomes
-    take(rx, EventKind.MOVE_RECEIVED)
-    assert not outcomes  # never inside a call of the peer, nor inside the call that it answers
-    assert nothing_comes(tx)
-    assert [(o.error, o.operation, o.channel, o.buffer) for o in outcomes] == [(None, "move", tx, buffer)]
-
-
-@pytest.mark.parametrize("done", [3, "text", object()], ids=["int", "str", "object"])
-def test_a_continuation_that_cannot_be_called_is_refused(world, done):
-    tx, _, alloc, _ = world.line()
-    buffer = alloc.alloc()
-    for call in (tx.move, tx.copy):
-        with unchanged(buffer), pytest.raises(TypeError):
-            call(buffer, done=done)
-
-
-def test_events_taken_before_a_callback_raised_are_not_lost(world):
-    def fail(event):
-        raise KeyError("the callback's own")
-
-    a, b = world.domains(2)
-    tx, rx = world.channel(a, b, binder={"callbacks": bulk.Callbacks(copy_received=fail)})
-    alloc = world.allocator(a)
-    world.assign(tx, rx, alloc.pool)
-    one, two, three = alloc.alloc_many(3)
-    tx.move(one)
-    tx.copy(two)
-    tx.move(three)
-    with pytest.raises(KeyError):
-        rx.receive_many(10, PATIENCE_S)
-    assert [e.buffer.index for e in rx.receive_many(10, PATIENCE_S)] == [one.index, three.index]
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

@@ -20,13 +20,16 @@ class BulkError(Exception):
         state = dict(self.__dict__)
         if "buffers" in state:
             state["buffers"] = ()  # a buffer belongs to its domain and does not travel
+        if isinstance(self, OSError) and self.errno is not None:  # these are no part of its __dict__
+            state.update(errno=self.errno, strerror=self.strerror)
         return _rebuild, (type(self), self.args, state)
 
 
 def _rebuild(cls: type[BulkError], args: tuple[Any, ...], state: dict[str, Any]) -> BulkError:
     error = cls.__new__(cls, *args)
     error.args = args
-    error.__dict__.update(state)
+    for name, value in state.items():
+        setattr(error, name, value)
     return error
 
 

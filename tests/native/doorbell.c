@@ -195,6 +195,29 @@ static void run_litmus(void) {
     free_sides();
 }
 
+static void test_a_sleeper_is_rung_for_once_a_sleep_and_not_awake(void) {
+    test(__func__);
+    _Atomic uint32_t counter = 0;
+    uint32_t last = 0;
+    for (int i = 0; i < 5; i++) {
+        CHECK(!bt_sleeping(&counter) && !bt_bell_due(&counter, &last));
+        bt_sleep_begin(&counter);
+        CHECK(bt_sleeping(&counter));
+        CHECK_EQUAL(bt_bell_due(&counter, &last), 1);
+        CHECK_EQUAL(bt_bell_due(&counter, &last), 0);
+        bt_sleep_begin(&counter); /* again, without having been awake */
+        CHECK_EQUAL(bt_bell_due(&counter, &last), 1);
+        CHECK_EQUAL(bt_bell_due(&counter, &last), 0);
+        bt_sleep_end(&counter);
+        bt_sleep_end(&counter);
+    }
+    counter = UINT32_MAX - 2;
+    for (int i = 0; i < 5; i++, bt_sleep_end(&counter)) { /* beyond the end of 32 bits */
+        bt_sleep_begin(&counter);
+        CHECK_EQUAL(bt_bell_due(&counter, &last), 1);
+    }
+}
+
 int main(int count, char **arguments) {
     if (count > 1 && strcmp(arguments[1], "count") == 0) { /* for a weakened build: what this machine makes of it */
         test("litmus");
@@ -207,6 +230,7 @@ int main(int count, char **arguments) {
     run_litmus();
     CHECK_EQUAL(lost, 0);
     CHECK(rung > 0);
+    test_a_sleeper_is_rung_for_once_a_sleep_and_not_awake();
     test_an_answer_always_wakes_who_waits_for_it();
     test_space_and_data_wake_both_ends_of_a_stream();
     return 0;

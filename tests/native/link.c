@@ -340,6 +340,12 @@ static int descriptors_at_rest(void) {
     return open_descriptors();
 }
 
+/* Bells that are not read fill the way from `s` to its peer. */
+static void fill_socket(side *s) {
+    char bell = 1;
+    while (send(s->link->sock, &bell, 1, MSG_DONTWAIT) == 1) continue;
+}
+
 /* ---- tests ---- */
 
 static uint64_t to_send, answers;
@@ -390,10 +396,8 @@ static void test_the_carrier_sends_on_though_the_user_never_calls_again(void) {
     test(__func__);
     int descriptors = descriptors_at_rest();
     for (int deaf = 0; deaf < 2; deaf++) {
-        char bell = 1;
         open_sides(&a, &b, 4, 0);
-        /* Bells that its user does not read fill the socket, as 278 do; the carrier hears none from then on. */
-        while (deaf && send(b.link->sock, &bell, 1, MSG_DONTWAIT) == 1) continue;
+        if (deaf) fill_socket(&b); /* as 278 bells do, which its user does not read: the carrier hears none then */
         for (int i = 0; i < 250; i++) push(&a);
         receive(&b, 250);
         CHECK_EQUAL(b.taken, 250);
@@ -409,7 +413,8 @@ static void test_what_was_accepted_arrives_after_the_user_closed(void) {
     test(__func__);
     int descriptors = descriptors_at_rest();
     for (int tight = 0; tight < 2; tight++) {
-        open_sides(&a, &b, 2, tight);
+        open_sides(&a, &b, tight ? 64 : 2, tight);
+        if (tight) fill_socket(&a); /* control messages find no room until the peer reads */
         for (int i = 0; i < 300; i++) push(&a);
         CHECK(atomic_load(&a.link->waiting) > 200);
         close_side(&a);

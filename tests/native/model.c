@@ -286,8 +286,9 @@ static void run_link(void) {
     forgets_the_carrier = 0;
 
     always_writable = 0; /* the socket towards the peer is nearly full: only bells wake the carrier */
+    to_send = to_take = 4;
     expect(0, explore("the carrier, woken by bells alone", set_up_link, all_went));
-    answers = 1;
+    to_send = to_take = 3, answers = 1;
     user = user_sends_and_waits_for_the_answer;
     expect(0, explore("user and carrier hear the same bells", set_up_link, all_went));
     forgets_to_carry = 1;

@@ -150,12 +150,13 @@ static inline int bt_carrier_take(bt_carrier *c, bt_registry *registry, bt_link 
             link->next_carried = c->links;
             c->links = link;
             c->count++;
+            /* The first look comes at once where the socket can be written or read, else with the edge when it can. */
             struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = link};
             if (epoll_ctl(c->epoll, EPOLL_CTL_ADD, link->sock, &event) < 0) {
                 result = -errno;
                 bt_carrier_drop(c, link);
                 atomic_fetch_sub_explicit(&link->owners, 1, memory_order_relaxed);
-            } else bt_carrier_nudge(c); /* the first look, and from then on by the clock */
+            }
         }
     }
     pthread_mutex_unlock(&c->lock);

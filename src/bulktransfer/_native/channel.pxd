@@ -48,7 +48,9 @@ cdef class ChannelCore:
     cdef public bint loose
     cdef public bint registered
     cdef public int kick_fd
+    cdef public int bed
     cdef public int pidfd
+    cdef int unread
     cdef int kicked
     cdef int sleepers
     cdef public int spin_mode
@@ -70,7 +72,7 @@ cdef class ChannelCore:
     cdef int send_batch(self, object buffers, int act, object metas, object done) except -1
     cdef int push(self, bt_entry* entry, const uint8_t* meta) except -1
     cdef int carry(self) except -1
-    cdef int take_bells(self, bint all_of_them) except -1
+    cdef int take_bells(self) except -1
     cdef Event next_event(self)
     cdef Event take(self)
     cdef Event take_transfer(self, bt_entry* entry, uint8_t* meta, int act)

@@ -56,7 +56,9 @@ class ChannelCore:
     loose: bool
     registered: bool
     kick_fd: int
+    bed: int
     pidfd: int
+    def make_bed(self, bed: int, pidfd: int) -> None: ...
     spin_mode: int
     yields: bool
     @property

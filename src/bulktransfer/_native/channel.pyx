@@ -102,6 +102,9 @@ cdef extern from *:
     int bt_spin_briefly(const bt_link* link, int outcomes) nogil
     int bt_spin(const bt_link* link, int outcomes, uint64_t budget, int yields, const void* kicked) nogil
     uint64_t bt_now_ns() nogil
+    enum: BT_BY_SOCKET, BT_BY_KICK, BT_BY_DOMAIN, BT_BY_DEATH, BT_BY_HANG_UP
+    int bt_bed_add(int bed, int fd, int what) nogil
+    int bt_bed_sleep(int bed, int timeout_ms) nogil
     cdef struct pollfd:
         int fd
         short events
@@ -120,7 +123,7 @@ cdef extern from *:
 
 cdef tuple ACTS = ("move", "pass", "copy", "release")
 cdef int CONNECTED = states.ChannelState.CONNECTED.value
-cdef enum: AUTO_SPIN_NS = 50000, WATCH_NS = 1000000, RECHECK_NS = 50000000, INBOX_MAX = 256, BY_GENERIC = 3
+cdef enum: AUTO_SPIN_NS = 50000, WATCH_NS = 1000000, RECHECK_NS = 50000000, INBOX_MAX = 256, UNREAD_MAX = 64, BY_GENERIC = 3
 cdef enum: SPIN_NEVER = 0, SPIN_A_WHILE = 1, SPIN_ALWAYS = 2
 cdef bt_carrier* the_carrier = NULL
 cdef uint32_t last_number = 0
@@ -139,6 +142,17 @@ def call_back(function, argument):
         return function(argument)
     finally:
         bt_callback_depth -= 1
+
+
+cdef int64_t span_ns(object timeout_s) except? -1:
+    """Seconds as a user gives them in nanoseconds; -1: for ever. What is no number of seconds is none at all."""
+    cdef double seconds
+    if timeout_s is None:
+        return -1
+    seconds = float(timeout_s)
+    if not seconds > 0:
+        return 0
+    return -1 if seconds > 1e9 else <int64_t> (seconds * 1e9)
 
 
 def finish_carrying(double timeout_s):
@@ -199,7 +213,7 @@ cdef class ChannelCore:
         self.outcomes = _deque()
         self.inbox = _deque()
         self.handlers = (None,) * 9
-        self.kick_fd = self.pidfd = -1
+        self.kick_fd = self.pidfd = self.bed = -1
         self.spin_mode = SPIN_NEVER
 
     def __dealloc__(self):
@@ -912,7 +926,7 @@ cdef class ChannelCore:
         """Number of events taken from the ring and not yet received."""
         return len(self.queue)
 
-    cdef int take_bells(self, bint all_of_them) except -1:
+    cdef int take_bells(self) except -1:
         """Read the socket: bells are heard, control messages kept, the end noticed."""
         cdef bt_message message
         cdef pollfd life
@@ -920,17 +934,16 @@ cdef class ChannelCore:
         if self.link == NULL or self.hung_up:
             return 0
         life.revents = 0
-        if all_of_them and self.pidfd >= 0:  # before the socket is read: the dead say nothing more
+        if self.pidfd >= 0:  # before the socket is read: the dead say nothing more
             life.fd = self.pidfd
             life.events = POLLIN
             c_poll(&life, 1, 0)
+        self.unread = 0
         while True:
             size = bt_message_receive(self.link.sock, &message)
             if size == 1 and message.fd_count == 0:
                 self.bells_heard += 1
-                if all_of_them:
-                    continue
-                break
+                continue
             if size == -EAGAIN:
                 self.hung_up = life.revents != 0  # a child of the peer may keep the socket open (rule 17)
                 break
@@ -947,7 +960,7 @@ cdef class ChannelCore:
     def next_message(self):
         """The control message that is due, (data, descriptors, truncated); None if it is not there."""
         if not self.inbox:
-            self.take_bells(True)
+            self.take_bells()
         return self.inbox.popleft() if self.inbox else None
 
     # ---- the receiving calls ----
@@ -1036,13 +1049,14 @@ cdef class ChannelCore:
     def receive_buffer(self, timeout=None):
         """The next event that brings a buffer; other events stay for receive. Raises: as receive."""
         cdef Event event
+        cdef int64_t left_ns = -1 if timeout is None else span_ns(timeout)
         cdef list others = []
         self.enter()
         try:
             event = self.next_event()
             if event is not None and 4 <= event.number <= 7:
                 return event
-            end = None if timeout is None else bt_now_ns() + <int64_t> (max(0.0, timeout) * 1e9)
+            end = None if left_ns < 0 else bt_now_ns() + left_ns
             while True:
                 if event is not None:
                     if 4 <= event.number <= 7:
@@ -1065,7 +1079,7 @@ cdef class ChannelCore:
         cdef Event event
         while True:
             if self.link != NULL:
-                self.take_bells(True)
+                self.take_bells()
                 if self.hung_up:
                     self._hang_up()
             else:
@@ -1106,8 +1120,8 @@ cdef class ChannelCore:
             raise errors.WouldBlock(f"receive on {self!r}: it would wait inside a callback")
         if self.ended is not None:
             self._raise_end("receive")
-        if timeout is not None:
-            left_ns = <int64_t> (max(0.0, float(timeout)) * 1e9)
+        left_ns = span_ns(timeout)
+        if left_ns >= 0:
             end_ns = bt_now_ns() + left_ns
         if left_ns == 0:
             event = self.look_harder()
@@ -1123,7 +1137,7 @@ cdef class ChannelCore:
                 return event
             if self.ended is not None:
                 self._raise_end("receive")
-            if timeout is not None:
+            if left_ns >= 0:
                 now = bt_now_ns()
                 left_ns = <int64_t> (end_ns - now) if now < end_ns else 0
                 if left_ns == 0:
@@ -1172,10 +1186,12 @@ cdef class ChannelCore:
         """
         cdef pollfd fds[4]
         cdef Waiters w = self.waiters
-        cdef int result, count, ms, error = 0
+        cdef int result, ms, error = 0
         cdef uint64_t now
         cdef bt_link* held
-        cdef int hint = self._before_block()
+        cdef int bits = 0, hint = 0
+        if self.bed < 0 or not self.loose or len(w.loose) > 1:
+            hint = self._before_block()
         if hint == 2 or (news and news != w.news):  # something came in meanwhile
             left_ns = 0
         elif hint == 1 and (left_ns < 0 or left_ns > RECHECK_NS):
@@ -1194,12 +1210,10 @@ cdef class ChannelCore:
                 left_ns = w.deadline_ns - now
         ms = -1 if left_ns < 0 else 2000000000 if left_ns > 2000000000000000 else <int> ((left_ns + 999999) // 1000000)
         memset(fds, 0, sizeof(fds))
-        fds[0].fd = self.link.sock if self.link != NULL and not self.hung_up and mine else -1
-        fds[1].fd = self.kick_fd
-        fds[2].fd = w.epoll
-        fds[3].fd = self.pidfd
-        for count in range(4):
-            fds[count].events = POLLIN
+        fds[0].fd = self.kick_fd
+        fds[1].fd = w.epoll
+        fds[0].events = fds[1].events = POLLIN
+        cdef int bed = self.bed if self.link != NULL and not self.hung_up and mine else -1
         w.waiting += 1
         self.sleepers += mine
         if left_ns != 0:
@@ -1208,8 +1222,14 @@ cdef class ChannelCore:
         if held != NULL:
             bt_link_retain(held)
         with nogil:
-            result = c_poll(fds, 4, ms)
-            error = errno
+            if bed >= 0:
+                bits = bt_bed_sleep(bed, ms)
+                result = 0 if bits >= 0 else -1
+                error = -bits
+            else:
+                result = c_poll(fds, 2, ms)
+                error = errno
+                bits = (BT_BY_KICK if fds[0].revents else 0) | (BT_BY_DOMAIN if fds[1].revents else 0)
             if held != NULL:
                 bt_link_release(held)
         w.waiting -= 1
@@ -1221,18 +1241,35 @@ cdef class ChannelCore:
                 raise OSError(error, _os.strerror(error))
             PyErr_CheckSignals()
             return 0
-        if fds[1].revents:
+        if bits & BT_BY_KICK:
             self._clear_kick()
-        if fds[0].revents:
-            self.take_bells(False)
-        if fds[3].revents and self.link != NULL:
-            self.take_bells(True)  # what it said before it died
+        if bits & BT_BY_SOCKET and self.link != NULL:
+            self.unread += 1  # a bell need not be read, what else came must be
+            if bits & BT_BY_HANG_UP or self.unread >= UNREAD_MAX or bt_rx_look_again(&BT_FULL(self.link).rx) == 0:
+                self.take_bells()
+            else:
+                self.carry()
+        if bits & BT_BY_DEATH and self.link != NULL:
+            self.take_bells()  # what it said before it died
             self.hung_up = True
-        if fds[2].revents or w.deadline_ns:
+        if bits & BT_BY_DOMAIN or w.deadline_ns:
             self._serve_domain()
         if self.hung_up:
             self._hang_up()
         return 0
+
+    def make_bed(self, int bed, int pidfd):
+        """From now on sleep in the epoll descriptor `bed`; `pidfd` is the peer's, or -1. Raises: OSError."""
+        cdef int result = bt_bed_add(bed, self.link.sock, BT_BY_SOCKET) if self.link != NULL else 0
+        if result == 0:
+            result = bt_bed_add(bed, self.kick_fd, BT_BY_KICK)
+        if result == 0:
+            result = bt_bed_add(bed, self.waiters.epoll, BT_BY_DOMAIN)
+        if result == 0 and pidfd >= 0:
+            result = bt_bed_add(bed, pidfd, BT_BY_DEATH)
+        if result < 0:
+            raise OSError(-result, _os.strerror(-result))
+        self.bed = bed
 
     cdef int wake(self) except -1:
         """Awake: the peer need not ring, unless another thread sleeps here or the descriptor is watched."""
@@ -1251,8 +1288,8 @@ cdef class ChannelCore:
             return True
         if bt_callback_depth:
             raise errors.WouldBlock(f"{self!r}: it would wait inside a callback")
-        if timeout is not None:
-            left_ns = <int64_t> (max(0.0, float(timeout)) * 1e9)
+        left_ns = span_ns(timeout)
+        if left_ns >= 0:
             end_ns = bt_now_ns() + left_ns
         while True:
             self.serve()
@@ -1263,7 +1300,7 @@ cdef class ChannelCore:
                 return False
             cap = left_ns if self.waiters.waiting == 0 else RECHECK_NS if left_ns < 0 else min(left_ns, RECHECK_NS)
             self.block(cap, self.busy == 0, False, news)
-            if timeout is not None:
+            if left_ns >= 0:
                 now = bt_now_ns()
                 left_ns = <int64_t> (end_ns - now) if now < end_ns else 0
 
@@ -1273,7 +1310,7 @@ cdef class ChannelCore:
             return
         self.busy = 2
         try:
-            self.take_bells(True)
+            self.take_bells()
             self.drain()
             while self.inbox and self.link != NULL and not self.arm(False):
                 self.drain()  # a message came before its entry: have the peer ring for that one
@@ -1302,7 +1339,7 @@ cdef class ChannelCore:
         try:
             self.fire_outcomes()
             if self.link != NULL:
-                self.take_bells(True)
+                self.take_bells()
                 self.drain()
                 if self.hung_up:
                     self._hang_up()

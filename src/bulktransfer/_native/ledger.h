@@ -177,7 +177,7 @@ static inline enum bt_verdict bt_arrived_owner(const bt_table *t, bt_assignment 
     if (__builtin_expect(row->next == 0xff, 0)) {
         /* It is here already. Nobody else can have what never left, or what came over this very channel. */
         if (s->state == BT_READ_ONLY) return bt_bit(a->in_copies, index) ? BT_VIOLATION : BT_REFUSED;
-        return s->via == a->channel || (s->via == 0 && s->left == 0) ? BT_VIOLATION : BT_REFUSED;
+        return s->via == 0 || s->via == a->channel ? BT_VIOLATION : BT_REFUSED;
     }
     /* Where memory is not shared a pool's allocator takes a buffer back from the peer that has it only. */
     if (!a->pool->shared && a->pool->home && a->mine && s->left != a->channel) return BT_REFUSED;
@@ -212,13 +212,20 @@ static inline enum bt_verdict bt_copy_back(const bt_table *t, bt_assignment *a, 
     return BT_OK;
 }
 
-/* The peer refused the move or pass at `position`. It came here the way it came before (`via` stays), and it was
- * elsewhere for a while (`left` stays), so whoever says to have it contradicts another channel, not this one. */
+/* It is here again though nobody sent it: it stays the guest of the channel that it came over. Where it came over
+ * none, `via` must not stay 0, which says that it never left: whoever claims it may have been told so by another. */
+static inline void bt_home_again(bt_slot *s, const bt_assignment *a) {
+    s->left = 0;
+    if (s->via == 0) s->via = a->channel;
+}
+
+/* The peer refused the move or pass at `position`. */
 static inline enum bt_verdict bt_owner_back(const bt_table *t, bt_assignment *a, uint32_t index, uint64_t position) {
     bt_slot *s = &a->pool->slots[index];
     const bt_row *row = bt_lookup(t, s, BT_A_MOVE_REFUSED);
     if (row->next == 0xff || s->left != a->channel || s->sent_at != position) return BT_VIOLATION;
     bt_step(s, row);
+    bt_home_again(s, a);
     return BT_OK;
 }
 
@@ -256,7 +263,8 @@ static inline int bt_reclaim(const bt_table *t, bt_assignment *a, uint32_t index
         s->state = BT_INVALID;
     }
     if (bt_is_away(a, index)) {
-        bt_step(s, bt_lookup(t, s, BT_A_RECLAIMED)); /* `via` and `left` stay, as in bt_owner_back */
+        bt_step(s, bt_lookup(t, s, BT_A_RECLAIMED));
+        bt_home_again(s, a);
         s->length = a->pool->size;
         changed = 1;
     }

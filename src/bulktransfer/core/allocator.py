@@ -98,40 +98,42 @@ class Allocator(AllocatorCore):
 
     def alloc_slow(self, timeout: float | None) -> Buffer:
         """What alloc does where the free list is empty, or the allocator closed."""
+        self._await(1, timeout)
+        return cast(Buffer, self.take())
+
+    def alloc_many(self, n: int, timeout: float | None = 0) -> list[Buffer]:
+        """`n` buffers, all or none. Raises: as alloc; ValueError (fewer than 0, or more than the pool has)."""
+        if not 0 <= n <= len(self.pool):
+            raise ValueError(f"alloc_many of {n} buffers from pool {self.pool.name}: it has {len(self.pool)}")
+        if n == 0:
+            return []
+        while True:
+            self._await(n, timeout)
+            taken = self.take_many(n)
+            if taken is not None:
+                return taken
+
+    def _await(self, count: int, timeout: float | None) -> None:
+        """See to it that `count` buffers are free. Raises: what alloc documents."""
         pool = self.pool
         domain = cast(Domain, pool.domain)
         domain.check_fork()
         self._check_open()
-        if self._look():
-            return cast(Buffer, self.take())
+        if pool.free_count >= count or (self._look() and pool.free_count >= count):
+            return
         if timeout is None or timeout > 0:
-            sleeper = _Hungry(domain, self)
+            sleeper = _Hungry(domain, self, count)
             pool.wait_for_return(True)
             try:
-                if sleeper.wait_for(lambda: pool.free_count > 0 or not pool.allocator_open, timeout):
+                if sleeper.wait_for(lambda: pool.free_count >= count or not pool.allocator_open, timeout):
                     self._check_open()
-                    buffer = self.take()
-                    if buffer is not None:
-                        return buffer
+                    return
             finally:
                 pool.wait_for_return(False)
         raise PoolExhaustedError(
-            f"alloc from pool {pool.name}: none of its {len(pool)} buffers is free ({self.detached} detached)"
+            f"alloc of {count} from pool {pool.name}: {pool.free_count} of its {len(pool)} buffers are free "
+            f"({self.detached} detached)"
         )
-
-    def alloc_many(self, n: int) -> list[Buffer]:
-        """`n` buffers, all or none. Raises: PoolExhaustedError, ValueError."""
-        if n < 0:
-            raise ValueError(f"alloc_many of {n} buffers")
-        self._check_open()
-        if self.pool.free_count < n:
-            self._look()
-        taken = self.take_many(n)
-        if taken is None:
-            raise PoolExhaustedError(
-                f"alloc_many of {n} buffers from pool {self.pool.name}: {self.pool.free_count} are free"
-            )
-        return taken
 
     def _look(self) -> bool:
         """Take what has come back meanwhile; whether a buffer is free now."""
@@ -178,9 +180,10 @@ class Allocator(AllocatorCore):
 class _Hungry(Sleeper):
     """Waits for a buffer: every channel of the pool wakes it."""
 
-    def __init__(self, domain: Domain, allocator: Allocator) -> None:
+    def __init__(self, domain: Domain, allocator: Allocator, count: int) -> None:
         super().__init__(domain)
         self.allocator = allocator
+        self.count = count
 
     def _before_block(self) -> int:
         pool = self.allocator.pool
@@ -190,7 +193,7 @@ class _Hungry(Sleeper):
             if channel is not None and channel.busy != 1 and not channel.watch():
                 channel.serve()
                 hint = 2
-        return 2 if pool.free_count else hint
+        return 2 if pool.free_count >= self.count else hint
 
 
 def _checked(count: Any, size: Any, trust: Any) -> tuple[int, int, Trust]:

@@ -8,8 +8,8 @@ set-up (setup.py) and end (ending.py).
 from __future__ import annotations
 
 import contextlib
+import numbers
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -101,8 +101,10 @@ class Channel(ChannelCore):
         self._poller: kernel.Descriptor | None = None
         self._kick: kernel.Descriptor | None = None
         self._pidfd: kernel.Descriptor | None = None
+        self._bed: kernel.Descriptor | None = None
         self._finalizing = False
         self.farewell: Farewell | None = None
+        self.waitsets: set[Any] = set()
         handlers = list(self.callbacks.handlers())
         for kind in (EventKind.BIND_RECEIVED, EventKind.POOL_ASSIGNED, EventKind.POOL_REMOVED):
             handlers[list(EventKind).index(kind)] = None  # these run where the answer depends on them
@@ -110,6 +112,10 @@ class Channel(ChannelCore):
         domain.enroll(self, self.limits.channels)
 
     # ---- what it is ----
+
+    def set_waits(self) -> bool:
+        """Whether a thread waits on a wait set that has this channel."""
+        return any(waitset.waiting for waitset in self.waitsets)
 
     @property
     def state(self) -> ChannelState:
@@ -267,7 +273,7 @@ class Channel(ChannelCore):
         PoolNotAssignedError (the pool left this domain), ValueError (of another domain), TypeError, TimeoutError,
         ChannelStateError or the channel's end, WouldBlock (inside a callback; use `done`).
         """
-        self.check_blocking("assign_pool", done)
+        self.check_blocking("assign_pool", done, timeout)
         self.settle(self.assigning.assign(pool, exposed, done), timeout)
 
     def remove_pool(self, pool: Pool, *, timeout: float | None = 10.0, done: Done | None = None) -> None:
@@ -276,13 +282,15 @@ class Channel(ChannelCore):
         Raises: PoolNotAssignedError, PoolBusyError (a buffer has not come home), PoolVetoError, TimeoutError,
         ChannelStateError or the channel's end, WouldBlock (inside a callback; use `done`).
         """
-        self.check_blocking("remove_pool", done)
+        self.check_blocking("remove_pool", done, timeout)
         self.settle(self.assigning.remove(pool, done), timeout)
 
-    def check_blocking(self, act: str, done: Done | None) -> None:
+    def check_blocking(self, act: str, done: Done | None, timeout: float | None) -> None:
         """A call that would wait inside a callback is refused before it does anything."""
         if done is not None and not callable(done):
             raise TypeError(f"done={done!r} cannot be called")
+        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, numbers.Real)):
+            raise TypeError(f"timeout={timeout!r}; it takes seconds or None")
         if done is None and in_callback():
             raise WouldBlock(f"{act} on {self!r}: it would wait inside a callback; use done=")
 
@@ -292,7 +300,7 @@ class Channel(ChannelCore):
             if timeout is not None:
                 deadline = Deadline(self, request, timeout)
                 request.deadline = deadline  # type: ignore[attr-defined]
-                self.domain.call_at(time.monotonic_ns() + int(timeout * 1e9), deadline.expire)
+                self.domain.call_after(timeout, deadline.expire)
             return
         try:
             answered = self.wait_for(lambda: request.finished, timeout)
@@ -395,7 +403,7 @@ class Channel(ChannelCore):
         What has arrived can still be received. A peer that does not answer in `timeout` seconds counts as dead.
         Raises: BrokenChannelError (it did not answer, or is gone), ChannelStateError, the channel's end, WouldBlock.
         """
-        self.check_blocking("destroy", done)
+        self.check_blocking("destroy", done, timeout)
         self.check_connected("destroy")
         self.step(ChannelAct.DESTROY)
         self.say_if_possible(Teardown(reason="", final=False))
@@ -403,7 +411,7 @@ class Channel(ChannelCore):
         self.farewell = farewell
         if done is not None:
             if timeout is not None:
-                self.domain.call_at(time.monotonic_ns() + int(timeout * 1e9), farewell.expire)
+                self.domain.call_after(timeout, farewell.expire)
             return
         if not self.wait_for(lambda: self.ended is not None, timeout):
             farewell.expire()
@@ -460,6 +468,18 @@ class Channel(ChannelCore):
 
     def __reduce__(self) -> Any:
         raise TypeError(f"pickling {self!r}: a channel belongs to its process; see bulk.pair for one that travels")
+
+    def buffers(self) -> Iterator[Event]:
+        """The transfers as they arrive, until the peer ends the channel; other events are passed over.
+
+        Raises: as receive, but for EndOfChannelError, which ends the iteration.
+        """
+        while True:
+            try:
+                transfer = self.receive_buffer()
+            except EndOfChannelError:
+                return
+            yield transfer
 
     def statistics(self) -> dict[str, Any]:
         """Counts since the channel was made, and the states of the buffers of its pools."""
@@ -575,8 +595,12 @@ class Channel(ChannelCore):
 
     def _before_block(self) -> int:
         self.kick_descriptor()
-        if not self.loose and self.linked:
-            self.domain.set_loose(self)
+        if self.linked:
+            if self.bed < 0:
+                self._bed = kernel.make_poller()
+                self.make_bed(self._bed.fileno(), -1 if self._pidfd is None else self._pidfd.fileno())
+            if not self.loose:
+                self.domain.set_loose(self)
         waiters = self.domain.waiters
         return int(len(waiters.loose) > self.loose and self.domain.adopt_loose(self))
 

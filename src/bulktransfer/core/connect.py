@@ -10,7 +10,6 @@ import dataclasses
 import itertools
 import os
 import socket
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -239,7 +238,7 @@ class Binder:
                 if knock.finished:
                     self.on_finish()
                 elif timeout is not None:
-                    self.domain.call_at(time.monotonic_ns() + int(timeout * 1e9), self.expire)
+                    self.domain.call_after(timeout, self.expire)
                 return
             if not channel.wait_for(lambda: knock.finished, timeout):
                 knock.finish(self.too_late(timeout))
@@ -402,6 +401,7 @@ class Listener:
             self._signal = kernel.Descriptor(os.eventfd(len(self._ready), os.EFD_NONBLOCK | os.EFD_CLOEXEC))
             kernel.poller_add(self._poller.fileno(), self._signal.fileno())
             kernel.poller_add(self._poller.fileno(), self.domain.waiters.epoll)
+        self.domain.adopt_loose(None)
         return self._poller.fileno()
 
     def close(self) -> None:

@@ -123,6 +123,10 @@ class Domain:
         self.waiters.deadline_ns = self._deadlines[0][0]
         self.kick()
 
+    def call_after(self, timeout: float, handler: Callable[[], None]) -> None:
+        """The same in `timeout` seconds; what is more than years is years."""
+        self.call_at(time.monotonic_ns() + int(min(timeout if timeout > 0 else 0.0, 1e9) * 1e9), handler)
+
     def kick(self) -> None:
         """Have the waiting threads look around once more."""
         self.waiters.news += 1
@@ -136,7 +140,7 @@ class Domain:
             channel = self.channels.get(number)
             if channel is None or not channel.linked:
                 self.waiters.loose.discard(number)
-            elif channel is not waiter:
+            elif channel is not waiter and not channel.set_waits():
                 if channel.busy == 1:
                     left = True
                 else:

@@ -6,6 +6,7 @@ Knows: every domain. Must not know: more of a channel than that it can be closed
 from __future__ import annotations
 
 import atexit
+import multiprocessing.util  # its exit handler joins children: ours, registered later, runs before it
 from types import TracebackType
 
 from .._native import pool
@@ -23,6 +24,7 @@ def close_all() -> None:
     finish_carrying(CARRY_S)
 
 
+assert multiprocessing.util is not None
 atexit.register(close_all)
 
 

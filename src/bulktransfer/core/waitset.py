@@ -16,6 +16,7 @@ from .._native.channel import in_callback
 from ..errors import BulkError, WouldBlock
 from .channel import Channel
 
+RECHECK_S = 0.05  # while other threads have channels that this one could serve
 FAIR_SHARE = 64  # events of one channel before the next has its turn
 
 
@@ -26,6 +27,7 @@ class WaitSet:
         self._poller = kernel.make_poller()
         self._channels: dict[int, weakref.ref[Channel]] = {}
         self._ended: set[int] = set()
+        self.waiting = 0
 
     def add(self, channel: Channel) -> None:
         """Take a channel in; it stays its user's to close.
@@ -41,6 +43,7 @@ class WaitSet:
         kernel.poller_add(self._poller.fileno(), fd)
         self._ended.discard(fd)  # of a channel that had the number before
         self._channels[fd] = weakref.ref(channel)
+        channel.waitsets.add(self)
 
     def remove(self, channel: Channel) -> None:
         """Let a channel go. Raises: ValueError (it is not in the set)."""
@@ -50,6 +53,7 @@ class WaitSet:
                 kernel.poller_drop(self._poller.fileno(), fd)
                 del self._channels[fd]
                 self._ended.discard(fd)
+                channel.waitsets.discard(self)
                 return
         raise ValueError(f"{channel!r} is not in the wait set")
 
@@ -154,11 +158,15 @@ class WaitSet:
         if deadlines:
             due = max(0.0, (min(deadlines) - time.monotonic_ns()) / 1e9)
             left = due if left is None else min(left, due)
+        self.waiting += 1
         for domain in domains.values():
             domain.waiters.waiting += 1
+            if domain.adopt_loose(None):  # other threads have some of its channels
+                left = RECHECK_S if left is None else min(left, RECHECK_S)
         try:
             ready = kernel.wait_readable([self._poller.fileno(), *list(domains)[:60]], left)
         finally:
+            self.waiting -= 1
             for domain in domains.values():
                 domain.waiters.waiting -= 1
         for fd, domain in domains.items():
@@ -173,6 +181,10 @@ class WaitSet:
 
     def close(self) -> None:
         """Let every channel go; they stay open. Idempotent."""
+        for reference in self._channels.values():
+            channel = reference()
+            if channel is not None:
+                channel.waitsets.discard(self)
         self._channels.clear()
         self._poller.close()
 

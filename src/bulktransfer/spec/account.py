@@ -77,7 +77,7 @@ def arrival(view: View, act: str, channel: int, data: object, rules: Rules) -> V
         return view._replace(owned=True, via=channel, data=data) if view.state == INVALID else None
     assert act == "COPY_RECEIVED"
     cycle = view.out and COPY_WITH_COPIES_OUT_ACCEPTED not in rules.mistakes
-    if view.owned or cycle or view.held and not rules.shared:
+    if view.owned or cycle or (view.held and not rules.shared):
         return None
     return view._replace(held=view.held | 1 << channel, data=data)
 

@@ -12,7 +12,6 @@ from .setup import is_away, may_remove, own_leases, reclaims, settle
 from .state import (
     ABSENT,
     ACTIVE,
-    ASSIGN,
     ASSIGN_NO,
     ASSIGN_YES,
     BROKEN,
@@ -218,9 +217,7 @@ def _removal(state: State, channel: int, side: int, message: Message, veto: bool
 def run_to_rest(state: State) -> State:
     """Deliver everything that is under way, in the order of the channels."""
     while True:
-        ready = [
-            (c, s) for c in range(len(state.channels)) for s in (0, 1) if waiting(state, c, s) is not None
-        ]
+        ready = [(c, s) for c in range(len(state.channels)) for s in (0, 1) if waiting(state, c, s) is not None]
         if not ready:
             return state
         for channel, side in ready:

@@ -23,6 +23,7 @@ from .state import (
     PENDING,
     REMOVING,
     TEARDOWN,
+    TRANSFERS,
     Message,
     Refused,
     State,
@@ -88,7 +89,11 @@ def _nothing_detached(state: State, channel: int, side: int, pool: int) -> State
         return state
     for buffer in state.pools[pool].buffers():
         view = state.views[domain][buffer]
-        if (view.out | view.held) >> channel & 1 or is_away(state, channel, side, buffer) or _held_of_own(view, channel):
+        if (
+            (view.out | view.held) >> channel & 1
+            or is_away(state, channel, side, buffer)
+            or _held_of_own(view, channel)
+        ):
             return state
     return with_standing(state, channel, pool, side, ABSENT)
 
@@ -188,9 +193,22 @@ def reclaim(state: State, channel: int, side: int, pool: int) -> State | Refused
     if not hung_up(state, channel, side, pool):
         return Refused("PoolBusyError", "somebody may still hold it")
     domain = state.channels[channel].domains[side]
+    if _arriving(state, domain, pool):
+        return Refused("PoolBusyError", "what was published before is taken first")
     for buffer in state.pools[pool].buffers():
         state = _reclaim_one(state, channel, side, domain, buffer)
     return _nothing_detached(state, channel, side, pool)
+
+
+def _arriving(state: State, domain: int, pool: int) -> bool:
+    """Whether something of the pool is on its way to this domain: it may be what is to be reclaimed (rule 17)."""
+    return any(
+        m.kind in TRANSFERS and state.pool_of(m.item) == pool
+        for it, queues in zip(state.channels, state.queues, strict=True)
+        for side, queue in enumerate(queues)
+        if it.domains[side] == domain
+        for m in queue
+    )
 
 
 def _reclaim_one(state: State, channel: int, side: int, domain: int, buffer: int) -> State:

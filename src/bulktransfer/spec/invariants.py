@@ -115,7 +115,9 @@ def as_derived(state: State) -> Iterator[str]:
             out, held = _expected_copies(state, domain, buffer)
             alive = _connected(state)
             if ((view.out ^ out) | (view.held ^ held)) & alive:
-                yield f"buffer {buffer} in domain {domain}: copies out {view.out:b} held {view.held:b}, by messages {out:b} {held:b}"
+                seen = f"out {list(bits(view.out))}, held {list(bits(view.held))}"
+                due = f"out {list(bits(out))}, held {list(bits(held))}"
+                yield f"buffer {buffer} in domain {domain}: copies {seen}, derived {due}"
             if owner == PARTED:
                 continue
             state_due = READ_ONLY if view.held else INVALID

@@ -1,6 +1,6 @@
 """Rules that can be broken on purpose, to see that the explorer notices.
 
-Knows: their names, and what each leaves out. Must not know: how a rule is written down; each rule asks `Rules.mistakes`.
+Knows: their names, and what each leaves out. Must not know: how a rule is written; each asks `Rules.mistakes`.
 """
 
 RELEASE_WITH_COPIES_OUT = "release with copies out"  # rule 6: release needs out = 0
@@ -27,3 +27,4 @@ SEEDED = (
     REMOVED_WHILE_BUSY,
     DROPPED_WHILE_CONNECTED,
 )
+ALL = (*SEEDED, ASSIGNER_ALONE, LEASES_FOLLOW_ASSIGNMENTS, JUDGED_BY_LAST_WAY)

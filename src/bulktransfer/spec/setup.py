@@ -93,7 +93,9 @@ def agree_roles(creator: str, binder: str) -> tuple[str, str] | None:
     return None if creator == binder else (creator, binder)
 
 
-def pool_create(state: State, domain: int, count: int, trust: str = "UNINITIALIZED", free: bool = False) -> State | Refused:
+def pool_create(
+    state: State, domain: int, count: int, trust: str = "UNINITIALIZED", free: bool = False
+) -> State | Refused:
     """Algorithm 5: new buffers, all owned by the domain; `free` puts them on the allocator's free list."""
     if count < 1:
         return Refused("ValueError", "a pool has a buffer at least")
@@ -180,7 +182,8 @@ def reclaims(state: State, channel: int, side: int, pool: int) -> bool:
     """
     if state.standings[channel][pool].by == side:
         return True
-    return state.pools[pool].home == state.channels[channel].domains[side] and ASSIGNER_ALONE not in state.rules.mistakes
+    home = state.pools[pool].home == state.channels[channel].domains[side]
+    return home and ASSIGNER_ALONE not in state.rules.mistakes
 
 
 def own_leases(state: State, domain: int) -> int:
@@ -231,7 +234,7 @@ def is_away(state: State, channel: int, side: int, buffer: int) -> bool:
 
 
 def may_remove(state: State, channel: int, side: int, pool: int) -> bool:
-    """Whether by this side's account nothing of the pool that travelled over the channel is away from home (rule 14)."""
+    """Whether by this side's account all of the pool that travelled over the channel is home (rule 14)."""
     if REMOVED_WHILE_BUSY in state.rules.mistakes:
         return True
     it = state.channels[channel]

@@ -65,16 +65,16 @@ class Channel(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """Buffers `first` to `first + count - 1`, allocated by `home`, who may have fixed the trust."""
+    """Buffers `first` to `first + buffer_count - 1`, allocated by `home`, who may have fixed the trust."""
 
     home: int
     first: int
-    count: int
+    buffer_count: int
     trust: str = "UNINITIALIZED"
 
     def buffers(self) -> range:
         """The numbers of its buffers."""
-        return range(self.first, self.first + self.count)
+        return range(self.first, self.first + self.buffer_count)
 
 
 class Standing(NamedTuple):
@@ -131,7 +131,7 @@ class State(NamedTuple):
 
     def pool_of(self, buffer: int) -> int:
         """buffers_to_pools."""
-        return next(p for p, pool in enumerate(self.pools) if pool.first <= buffer < pool.first + pool.count)
+        return next(p for p, pool in enumerate(self.pools) if pool.first <= buffer < pool.first + pool.buffer_count)
 
 
 class Refused(NamedTuple):
@@ -184,7 +184,12 @@ def with_channel(state: State, channel: int, it: Channel) -> State:
 
 
 def with_standing(state: State, channel: int, pool: int, side: int, value: str, by: int | None = None) -> State:
-    """The state where one side sees a pool on a channel otherwise; a standing that both sides lost has no assigner."""
+    """The state where one side sees a pool on a channel otherwise; a standing that both sides lost has no assigner.
+
+    A lease that nobody reads any more says nothing, so its write ends are forgotten wherever they are.
+    """
+    if value == ABSENT:
+        state = without_lease(state, pool, lease(channel, side))
     row = state.standings[channel]
     old = row[pool]
     sides = (value, old.sides[1]) if side == SOURCE else (old.sides[0], value)
@@ -211,6 +216,19 @@ def with_leases(state: State, domain: int, pool: int, mask: Mask) -> State:
     row = state.leases[domain]
     row = (*row[:pool], mask, *row[pool + 1 :])
     return state._replace(leases=(*state.leases[:domain], row, *state.leases[domain + 1 :]))
+
+
+def without_lease(state: State, pool: int, mask: Mask) -> State:
+    """The state where these write ends of a pool are nowhere."""
+    for domain, row in enumerate(state.leases):
+        if row[pool] & mask:
+            state = with_leases(state, domain, pool, row[pool] & ~mask)
+    for channel, queues in enumerate(state.queues):
+        for side, queue in enumerate(queues):
+            if any(m.leases & mask and m.kind in CARRY_LEASES and m.item == pool for m in queue):
+                kept = tuple(m._replace(leases=m.leases & ~mask) if m.item == pool else m for m in queue)
+                state = with_queue(state, channel, side, kept)
+    return state
 
 
 def with_queue(state: State, channel: int, side: int, queue: tuple[Message, ...]) -> State:

@@ -11,8 +11,10 @@ from .setup import why_not
 from .state import (
     ACTIVE,
     COPY,
+    INVALID,
     MOVE,
     PASS,
+    READ_ONLY,
     READ_WRITE,
     RELEASE,
     UNKNOWN,
@@ -65,8 +67,10 @@ def write(state: State, domain: int, buffer: int, data: object) -> State | Refus
     """Change the contents: for the owner alone, while nobody reads."""
     view = state.views[domain][buffer]
     if view.state != READ_WRITE or view.free:
-        error = {"INVALID": "InvalidBufferError", "READ_ONLY": "NotOwnedError"}.get(view.state, "CopiesOutstandingError")
-        return Refused("NotAllocatedError" if view.free else error, f"it is {view.state}")
+        if view.free:
+            return Refused("NotAllocatedError", "it is on its allocator's free list")
+        error = {INVALID: "InvalidBufferError", READ_ONLY: "NotOwnedError"}.get(view.state, "CopiesOutstandingError")
+        return Refused(error, f"it is {view.state}")
     return with_view(state, domain, buffer, view._replace(data=data))
 
 
