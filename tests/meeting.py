@@ -130,9 +130,9 @@ class Interrupter:
 
     def __enter__(self):
         self._before = signal.signal(signal.SIGUSR1, self._handle)
-        self._armed = True
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
+        self._armed = True
         return self
 
     def __exit__(self, *exc):

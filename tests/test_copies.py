@@ -186,3 +186,30 @@ def test_within_one_domain_what_nobody_received_comes_out_of_a_closed_channel(wo
     until_the_end(rx)
     alloc.free_many([one, two])
     assert (alloc.available, alloc.detached) == (4, 0)
+
+
+# -- give back ---------------------------------------------------------------------------------------------------------
+
+
+def test_give_back_passes_what_is_owned_and_releases_what_is_held(world):
+    tx, rx, alloc, _ = world.line()
+    one, two = alloc.alloc_many(2)
+    tx.move(one)
+    tx.copy(two)
+    for kind in (EventKind.BUFFER_RECEIVED, EventKind.COPY_RELEASED):
+        rx.give_back(rx.receive_buffer(PATIENCE_S).buffer)
+        take(tx, kind)
+    assert (one.state, two.state) == (READ_WRITE, READ_WRITE)
+
+
+def test_give_back_refuses_what_is_not_here(world):
+    tx, rx, alloc, theirs = world.line()
+    with pytest.raises(bulk.InvalidBufferError):
+        rx.give_back(theirs[0])
+    with pytest.raises(TypeError):
+        rx.give_back(None)
+    buffer = alloc.alloc()
+    with unchanged(buffer), pytest.raises(bulk.DirectionError):
+        tx.give_back(buffer)
+    with memoryview(buffer), unchanged(buffer), pytest.raises(bulk.DirectionError):
+        tx.give_back(buffer)

@@ -65,7 +65,7 @@ def test_nobody_makes_buffers_events_and_pools_by_hand(alloc):
 def test_half_made_objects_raise_and_never_crash():
     allocator = bulk.Allocator.__new__(bulk.Allocator)
     for call in (allocator.alloc, lambda: allocator.alloc_many(1), allocator.close, lambda: allocator.available):
-        with pytest.raises(AttributeError):
+        with pytest.raises((AttributeError, TypeError)):
             call()
     channel = bulk.Channel.__new__(bulk.Channel)
     for call in (

@@ -1,4 +1,4 @@
-"""Promises of move, copy, pass, release, full copy and give back: who may, and what arrives."""
+"""Promises of move, copy, pass, release and full copy: who may, and what arrives."""
 
 from __future__ import annotations
 
@@ -376,33 +376,6 @@ def test_both_sides_bring_pools_and_both_travel(world):
     tx.move(alloc.alloc())
     tx.move(event.buffer)
     assert [take(rx, EventKind.MOVE_RECEIVED).buffer.pool for _ in range(2)] == [theirs, other.pool]
-
-
-# -- give back ---------------------------------------------------------------------------------------------------------
-
-
-def test_give_back_passes_what_is_owned_and_releases_what_is_held(world):
-    tx, rx, alloc, _ = world.line()
-    one, two = alloc.alloc_many(2)
-    tx.move(one)
-    tx.copy(two)
-    for kind in (EventKind.BUFFER_RECEIVED, EventKind.COPY_RELEASED):
-        rx.give_back(rx.receive_buffer(PATIENCE_S).buffer)
-        take(tx, kind)
-    assert (one.state, two.state) == (READ_WRITE, READ_WRITE)
-
-
-def test_give_back_refuses_what_is_not_here(world):
-    tx, rx, alloc, theirs = world.line()
-    with pytest.raises(bulk.InvalidBufferError):
-        rx.give_back(theirs[0])
-    with pytest.raises(TypeError):
-        rx.give_back(None)
-    buffer = alloc.alloc()
-    with unchanged(buffer), pytest.raises(bulk.DirectionError):
-        tx.give_back(buffer)
-    with memoryview(buffer), unchanged(buffer), pytest.raises(bulk.DirectionError):
-        tx.give_back(buffer)
 
 
 # -- processes ---------------------------------------------------------------------------------------------------------

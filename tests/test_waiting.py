@@ -17,9 +17,13 @@ scheme, world = meeting.scheme, meeting.world
 WAITS = ["auto", "spin", "block"]
 
 
-def sleeps(channel):
-    """Whether a thread waits on the channel."""
-    return bool(channel.statistics()["waits"])
+def waiting_in(channel, call):
+    """`call` in a thread of its own, which sleeps on the channel when this returns."""
+    before = channel.statistics()["waits"]
+    task = Background(call)
+    while channel.statistics()["waits"] == before:
+        assert task.running
+    return task
 
 
 # -- for how long --------------------------------------------------------------------------------------------------
@@ -173,9 +177,7 @@ def test_a_callback_that_raises_leaves_receive_and_consumes_its_event_only(world
 
 def test_a_second_receiving_thread_is_refused_and_the_first_goes_on(world):
     tx, rx, alloc, _ = world.line()
-    waiting = Background(rx.receive)
-    while not sleeps(rx):
-        assert waiting.running
+    waiting = waiting_in(rx, rx.receive)
     for call in (rx.receive, rx.receive_nowait, rx.receive_buffer, lambda: rx.receive_many(1)):
         with pytest.raises(bulk.ChannelBusyError):
             call()
@@ -214,10 +216,7 @@ def test_a_thread_that_takes_over_during_a_callback_keeps_the_channel(world):
     tx.copy(alloc.alloc())
     first = Background(rx.receive)
     assert entered.wait(PATIENCE_S)
-    second = Background(rx.receive)
-    waits = rx.statistics()["waits"]
-    while rx.statistics()["waits"] == waits:
-        assert second.running
+    second = waiting_in(rx, rx.receive)
     leave.set()
     with pytest.raises(bulk.ChannelBusyError, match="took over"):
         first.result()
@@ -231,9 +230,7 @@ def test_a_thread_that_takes_over_during_a_callback_keeps_the_channel(world):
 def test_one_thread_waits_for_an_answer_while_another_receives(world):
     tx, rx, alloc, _ = world.line()
     other = world.allocator(tx.domain)
-    receiving = Background(tx.receive)
-    while not sleeps(tx):
-        assert receiving.running
+    receiving = waiting_in(tx, tx.receive)
     asking = Background(lambda: tx.assign_pool(other.pool))
     assert take(rx, EventKind.POOL_ASSIGNED)
     asking.result()
@@ -388,13 +385,12 @@ def test_keyboard_interrupt_leaves_a_receive_and_loses_no_event(world, wait):
         assert nothing_comes(rx)
     for i in range(20):
         tx.move(alloc.alloc(), bytes([i, i]))
-        try:
-            with Interrupter():
-                event = rx.receive()
-                rx.receive()
-        except KeyboardInterrupt:
-            assert event.meta == bytes([i, i])
-        rx.pass_(event.buffer)
+        events = []
+        with Interrupter(lambda events=events: events), pytest.raises(KeyboardInterrupt):
+            while True:
+                events.append(rx.receive())
+        assert [event.meta for event in events] == [bytes([i, i])]
+        rx.pass_(events[0].buffer)
         alloc.free(tx.receive_buffer(PATIENCE_S).buffer)
 
 

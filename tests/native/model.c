@@ -113,6 +113,41 @@ static void set_up_control(void) {
     add_actor(takes_control, 0);
 }
 
+/* Sleeps in an edge-triggered epoll and leaves bells unread, as long as the next one surely finds room. */
+static int counts_wakes_only;
+
+static void takes_all_and_leaves_bells_unread(void) {
+    bt_rx *rx = &e->rx[1];
+    bt_entry entry;
+    uint8_t meta[1];
+    struct epoll_event event;
+    int sleeps = 0, wakes = 0; /* since bells were read */
+    model_epoll_ctl(EPOLL_CTL_ADD, 1, &(struct epoll_event){.data.ptr = rx});
+    for (int taken = 0; taken < to_send;) {
+        if (bt_rx_look(rx)) {
+            CHECK(bt_rx_take(rx, &entry, meta, 0) == 0 && entry.serial == (uint64_t)taken++);
+            bt_rx_publish(rx);
+            continue;
+        }
+        /* One for each sleep, and one that was under way when the bells were read. */
+        if (!counts_wakes_only && sleeps + 1 == socket_room) read_bells(1, 1), sleeps = 0;
+        bt_sleep_begin(&rx->own->sleep_data);
+        sleeps++; /* also where it finds news at once: the peer may ring all the same */
+        if (bt_rx_look_again(rx) == 0) {
+            model_epoll_wait(&event, 1, -1);
+            if (counts_wakes_only && (bt_rx_look_again(rx) == 0 || ++wakes == socket_room)) read_bells(1, 1), wakes = 0;
+        }
+        bt_sleep_end(&rx->own->sleep_data);
+    }
+}
+
+static void set_up_unread(void) {
+    set_up_ends();
+    always_writable = 0;
+    add_actor(sends_all, 0);
+    add_actor(takes_all_and_leaves_bells_unread, 0);
+}
+
 static void set_up_stream(void) {
     set_up_ends();
     add_actor(sends_all, 0);
@@ -274,6 +309,11 @@ static void run_doorbell(int weak) {
     expect(0, explore("a control message and its place in the ring", set_up_control, NULL));
     forgets_to_ring = 1;
     expect(1, explore("the same, and only the message rings", set_up_control, NULL));
+    slots = 8, to_send = 6, socket_room = 3;
+    expect(0, explore("bells are left unread while there is room for one a sleep", set_up_unread, NULL));
+    counts_wakes_only = 1;
+    expect(1, explore("the same, counting wake-ups instead of sleeps", set_up_unread, NULL));
+    socket_room = 1000, always_writable = 1;
 }
 
 static void run_link(void) {

@@ -6,6 +6,8 @@ asking them to take what has arrived.
 
 from __future__ import annotations
 
+import operator
+import time
 import uuid
 from typing import Any, cast
 
@@ -98,20 +100,24 @@ class Allocator(AllocatorCore):
 
     def alloc_slow(self, timeout: float | None) -> Buffer:
         """What alloc does where the free list is empty, or the allocator closed."""
-        self._await(1, timeout)
-        return cast(Buffer, self.take())
+        return self._taken(1, timeout)[0]
 
     def alloc_many(self, n: int, timeout: float | None = 0) -> list[Buffer]:
         """`n` buffers, all or none. Raises: as alloc; ValueError (fewer than 0, or more than the pool has)."""
+        n = operator.index(n)
         if not 0 <= n <= len(self.pool):
             raise ValueError(f"alloc_many of {n} buffers from pool {self.pool.name}: it has {len(self.pool)}")
-        if n == 0:
-            return []
+        return self._taken(n, timeout) if n else []
+
+    def _taken(self, n: int, timeout: float | None) -> list[Buffer]:
+        end = None if timeout is None else time.monotonic() + timeout
         while True:
             self._await(n, timeout)
             taken = self.take_many(n)
             if taken is not None:
                 return taken
+            if end is not None:  # another thread was faster
+                timeout = end - time.monotonic()
 
     def _await(self, count: int, timeout: float | None) -> None:
         """See to it that `count` buffers are free. Raises: what alloc documents."""

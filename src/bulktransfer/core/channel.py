@@ -285,7 +285,7 @@ class Channel(ChannelCore):
         self.check_blocking("remove_pool", done, timeout)
         self.settle(self.assigning.remove(pool, done), timeout)
 
-    def check_blocking(self, act: str, done: Done | None, timeout: float | None) -> None:
+    def check_blocking(self, act: str, done: Done | None, timeout: Any) -> None:
         """A call that would wait inside a callback is refused before it does anything."""
         if done is not None and not callable(done):
             raise TypeError(f"done={done!r} cannot be called")
@@ -500,7 +500,10 @@ class Channel(ChannelCore):
 
     def run_veto(self, callback: Callable[[Event], object], event: Event) -> None:
         """Ask a callback that may refuse by raising."""
-        call_back(callback, event)
+        if self.registered:
+            self.domain.set_loose(self)  # nobody can serve it before this is over
+        with self.domain.aside():
+            call_back(callback, event)
 
     def expect_now(self, done: Done, outcome: Outcome) -> None:
         """A control request was answered: its continuation runs with the next dispatch or receive."""

@@ -50,6 +50,7 @@ class Domain:
         self._sources: dict[int, weakref.WeakMethod[Callable[[], None]]] = {}
         self._serving = threading.RLock()
         self._server: int | None = None
+        self._aside: set[int] = set()
         self._deadlines: list[tuple[int, int, weakref.WeakMethod[Callable[[], None]]]] = []
         self._tokens: list[contextvars.Token[Domain]] = []
         _domains.add(self)
@@ -141,7 +142,7 @@ class Domain:
             if channel is None or not channel.linked:
                 self.waiters.loose.discard(number)
             elif channel is not waiter and not channel.set_waits():
-                if channel.busy == 1:
+                if channel.busy:
                     left = True
                 else:
                     self.waiters.loose.discard(number)
@@ -162,7 +163,7 @@ class Domain:
     def serve(self) -> None:
         """Serve everything that is ready: set-ups, control requests of unattended channels, deadlines."""
         me = threading.get_ident()
-        if self._server == me:
+        if self._server == me or me in self._aside:
             return  # a callback that was called from here
         if not self._serving.acquire(timeout=0.001):
             return  # another thread does it
@@ -183,6 +184,23 @@ class Domain:
         finally:
             self._server = None
             self._serving.release()
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Let other threads serve while this one runs user code, if it is the one that serves."""
+        me = threading.get_ident()
+        if self._server != me:
+            yield
+            return
+        self._server = None
+        self._aside.add(me)
+        self._serving.release()
+        try:
+            yield
+        finally:
+            self._serving.acquire()
+            self._aside.discard(me)
+            self._server = me
 
     def await_server(self) -> None:
         """Wait until the thread that serves has finished."""

@@ -68,6 +68,7 @@ class Candidate:
         self.sock = kernel.Descriptor(connection.fd)
         self.peer = connection.peer
         self.hello: Hello | None = None
+        self.judged = False  # a callback may be at it
         self.offers: Sequence[tuple[Any, Terms]] | None = None
         self.socks: list[kernel.Descriptor] = []
         self.boxes: list[kernel.Mapping] = []
@@ -190,7 +191,7 @@ class Reception:
         """Drop those that take too long (design section 8, rule 6)."""
         now = time.monotonic_ns()
         for candidate in list(self.candidates):
-            if candidate.deadline_ns > now or candidate not in self.candidates:
+            if candidate.deadline_ns > now or candidate not in self.candidates or candidate.judged:
                 continue
             if self.rendezvous is None and candidate.hello is None:
                 candidate.deadline_ns = now + (1 << 62)  # the other end of a pair binds when it wants
@@ -208,8 +209,13 @@ class Reception:
             if hello.version != PROTOCOL_VERSION:
                 raise BindRefusedError(f"protocol version {hello.version}; the creator speaks {PROTOCOL_VERSION}")
             self.negotiating = candidate
+            self.domain.unwatch(candidate.sock.fileno())  # not served by others while a callback judges it
+            candidate.judged = True
             offers = self.owner.greet(candidate.peer, hello)
+            candidate.judged = False
             self.welcome(candidate, offers)
+            candidate.set_deadline()
+            self.domain.watch(candidate.sock.fileno(), candidate.on_readable)
         except BulkError as error:
             self.refuse(candidate, error, offers)
         except OSError as error:

@@ -97,4 +97,4 @@ def reclaimed(view: View) -> View | None:
 
 def dropped(view: View) -> View:
     """This domain lets go, whatever the state."""
-    return view._replace(owned=False, out=0, held=0)
+    return view._replace(owned=False, out=0, held=0, via=-1)

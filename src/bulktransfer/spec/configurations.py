@@ -82,8 +82,9 @@ def symmetries(configuration: Configuration) -> tuple[Symmetry, ...]:
     state = start(configuration)
     keep = (tuple(range(len(state.alive))), tuple(range(len(state.channels))))
     orders = {1: [(0,)], 2: [(0, 1), (1, 0)]}[configuration.buffers]
-    places: list[tuple[tuple[int, ...], tuple[int, ...]]] = [keep]
-    places += [plan.symmetry] if plan.symmetry and set(configuration.deaths) in (set(), set(keep[0])) else []
+    places = [keep]
+    if plan.symmetry is not None and set(configuration.deaths) in (set(), set(keep[0])):
+        places.append(plan.symmetry)
     found = [Symmetry(domains, channels, order) for domains, channels in places for order in orders]
     return tuple(found[1:])
 
