@@ -24,6 +24,16 @@ cdef class Waiters:
     cdef public uint64_t deadline_ns
     cdef public uint64_t news  # grows with everything that a waiting thread should look at
 
+cdef class Outcome:
+    cdef readonly object error
+    cdef readonly object operation
+    cdef readonly object channel
+    cdef readonly object buffer
+    cdef readonly object pool
+    cdef uint64_t first
+    cdef uint64_t end
+    cdef object done
+
 cdef class ChannelCore:
     cdef bt_link* link
     cdef uint32_t generation
@@ -78,6 +88,7 @@ cdef class ChannelCore:
     cdef Event take_transfer(self, bt_entry* entry, uint8_t* meta, int act)
     cdef Event take_refusal(self, bt_entry* entry)
     cdef int fire_outcomes(self) except -1
+    cdef bint known(self, Outcome o)
     cdef int drain(self) except -1
     cdef bint arm(self, bint outcomes=*) except -1
     cdef Event wait_event(self, object timeout)
@@ -85,7 +96,7 @@ cdef class ChannelCore:
     cdef int wake(self) except -1
     cdef int enter(self) except -1
     cdef int leave(self) except -1
-    cdef int append_waiting(self, bt_entry* entry, bytes meta) except -1
+    cdef uint8_t** keep_metas(self, list notes) except NULL
     cdef int expect(self, object done, str operation, object buffer, uint64_t first, uint64_t end) except -1
     cdef int refuse(self, bt_entry* entry) except -1
     cdef int run_callback(self, object handler, object argument) except -1

@@ -14,7 +14,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 import os as _os
@@ -88,6 +88,8 @@ cdef extern from *:
     int bt_link_carry(bt_link* link) nogil
     int bt_link_await(bt_link* link) nogil
     void bt_link_consumed(bt_link* link) nogil
+    void bt_link_refused(bt_link* link, uint64_t count) nogil
+    uint64_t bt_link_refusals(const bt_link* link) nogil
     void bt_ring_data(bt_link* link) nogil
     void bt_tx_fill(bt_tx* tx, uint32_t ahead, const bt_entry* entry, const uint8_t* meta) nogil
     void bt_tx_publish(bt_tx* tx, uint32_t count) nogil
@@ -183,10 +185,6 @@ cdef class Waiters:
 
 cdef class Outcome:
     """How an operation ended, as its continuation gets it: error is None or the exception."""
-
-    cdef readonly object error, operation, channel, buffer, pool
-    cdef uint64_t first, end
-    cdef object done
 
     def __init__(self, operation, channel, error=None, buffer=None, pool=None):
         self.operation = operation
@@ -400,6 +398,7 @@ cdef class ChannelCore:
         cdef int verdict, direct
         cdef uint64_t first
         cdef bytes meta
+        cdef uint8_t** copies = NULL
         if metas is not None:
             notes = [m if type(m) is bytes else bytes(memoryview(m)) for m in metas]
             if len(notes) != count:
@@ -437,6 +436,8 @@ cdef class ChannelCore:
             self._violation("its consumed index went back, or beyond what was published")
         if direct == 0 and bt_link_make_room(self.link, <uint32_t> count) < 0:
             raise MemoryError("no memory for what waits to be sent")
+        if direct == 0 and notes is not None:
+            copies = self.keep_metas(notes)
         entry.kind = act + 1
         entry.flags = 0
         entry.meta_size = 0
@@ -455,31 +456,40 @@ cdef class ChannelCore:
             if direct:
                 bt_tx_fill(&BT_FULL(self.link).tx, <uint32_t> i, &entry, <const uint8_t*> PyBytes_AS_STRING(meta))
             else:
-                self.append_waiting(&entry, meta)
+                bt_link_append(self.link, &entry, copies[i] if copies != NULL else NULL, 0, NULL, 0)
+                self.link.issued += 1
             bt_sent(table(), &a.c, buffer.index, <bt_act> act, first + i)
         if direct:
             self.link.issued += count
             bt_tx_publish(&BT_FULL(self.link).tx, <uint32_t> count)
             bt_ring_data(self.link)
         else:
+            free(copies)
             self.carry()
         self.sent[act] += count
         if done is not None:
             self.expect(done, ACTS[act], tuple(items), first, first + count)
         return 0
 
-    cdef int append_waiting(self, bt_entry* entry, bytes meta) except -1:
-        cdef uint8_t* data = NULL
-        if entry.meta_size > BT_META_INLINE:
-            data = <uint8_t*> malloc(entry.meta_size)
-            if data == NULL:
+    cdef uint8_t** keep_metas(self, list notes) except NULL:
+        """Copies of the meta data of a batch that has to wait: all or none."""
+        cdef Py_ssize_t i, count = len(notes)
+        cdef uint8_t** copies = <uint8_t**> calloc(count, sizeof(uint8_t*))
+        if copies == NULL:
+            raise MemoryError("no memory for meta data that waits to be sent")
+        for i in range(count):
+            size = len(notes[i])
+            if size == 0:
+                continue
+            copies[i] = <uint8_t*> malloc(size)
+            if copies[i] == NULL:
+                while i > 0:
+                    i -= 1
+                    free(copies[i])
+                free(copies)
                 raise MemoryError("no memory for meta data that waits to be sent")
-            memcpy(data, PyBytes_AS_STRING(meta), entry.meta_size)
-        else:
-            memcpy(entry.meta, PyBytes_AS_STRING(meta), entry.meta_size)
-        bt_link_append(self.link, entry, data, 0, NULL, 0)
-        self.link.issued += 1
-        return 0
+            memcpy(copies[i], PyBytes_AS_STRING(notes[i]), size)
+        return copies
 
     cdef int expect(self, object done, str operation, object buffer, uint64_t first, uint64_t end) except -1:
         cdef Outcome o = Outcome(operation, self, None, buffer, None)
@@ -730,6 +740,7 @@ cdef class ChannelCore:
         answer.serial = BT_FULL(self.link).rx.head - 1
         answer.length = errors.CODE_OF[errors.CopyRefusedError if entry.kind == BT_COPY else errors.NotOwnedError]
         self.refused_here += 1
+        bt_link_refused(self.link, self.refused_here)
         self.push(&answer, NULL)
         return 0
 
@@ -836,7 +847,7 @@ cdef class ChannelCore:
     cdef int fire_outcomes(self) except -1:
         """Continuations of what the peer has taken: read its index, then its ring up to the tail, fire (rule 8)."""
         cdef Outcome o
-        cdef uint64_t consumed
+        cdef uint64_t consumed, refusals
         if not self.outcomes:
             self.may_have_outcomes = False
             return 0
@@ -847,10 +858,11 @@ cdef class ChannelCore:
             consumed = BT_FULL(self.link).tx.consumed
             if <int64_t> (consumed - o.end) < 0:
                 return 0
+            refusals = bt_link_refusals(self.link)
             self.drain()
             while self.outcomes and self.link != NULL:
                 o = <Outcome> self.outcomes[0]
-                if <int64_t> (consumed - o.end) < 0:
+                if <int64_t> (consumed - o.end) < 0 or (o.end and refusals > self.refused_there):
                     return 0
                 self.outcomes.popleft()
                 self.run_callback(o.done, o)
@@ -901,7 +913,7 @@ cdef class ChannelCore:
             return True
         o = <Outcome> self.outcomes[0]
         bt_tx_refresh(&BT_FULL(self.link).tx)
-        return <int64_t> (BT_FULL(self.link).tx.consumed - o.end) >= 0
+        return bool(self.known(o))
 
     def settled(self, Outcome outcome not None, done):
         """A control request was answered: its continuation is the next to run."""
@@ -1108,9 +1120,13 @@ cdef class ChannelCore:
             while not bt_link_await(self.link):
                 if bt_tx_refresh(&BT_FULL(self.link).tx) < 0:
                     self._violation("its consumed index went back, or beyond what was published")
-            if <int64_t> (BT_FULL(self.link).tx.consumed - o.end) >= 0:
-                return False
+            return not self.known(o)
         return True
+
+    cdef bint known(self, Outcome o):
+        """Whether it is clear how an operation ended: the peer passed it, and every refusal that it made is here."""
+        return <int64_t> (BT_FULL(self.link).tx.consumed - o.end) >= 0 and (
+            o.end == 0 or bt_link_refusals(self.link) <= self.refused_there)
 
     cdef Event wait_event(self, object timeout):
         cdef Event event

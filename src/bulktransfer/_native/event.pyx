@@ -88,7 +88,10 @@ cdef class Event:
 
     def __exit__(self, *exc):
         if self.buffer.owned or self.buffer.is_copy:  # else it was sent on already
-            self.channel.give_back(self.buffer, when_unused=True)
+            if self.channel.ended is None:
+                self.channel.give_back(self.buffer, when_unused=True)
+            elif not self.buffer.pool.home and not self.buffer.exports:
+                self.buffer.drop()  # nobody is there to take it back: its lease tells the assigner
         return False
 
     def __reduce__(self):

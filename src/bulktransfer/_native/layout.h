@@ -60,6 +60,7 @@ typedef struct bt_outbox {
     uint64_t stage_size; /* of the staging area behind the rest; 0 where memory is shared */
     _Alignas(BT_LINE) _Atomic uint64_t tail;     /* entries that the owner has published in its ring */
     _Alignas(BT_LINE) _Atomic uint64_t consumed; /* entries of the peer's ring that the owner has taken */
+    _Atomic uint64_t refused; /* how many of them it refused; the refusals themselves may wait for room in its ring */
     _Alignas(BT_LINE) _Atomic uint32_t sleep_data;  /* odd: the owner sleeps until the peer publishes */
     _Alignas(BT_LINE) _Atomic uint32_t sleep_space; /* odd: the owner sleeps until the peer consumes */
     _Alignas(BT_LINE) _Atomic uint64_t filled;  /* by value: bytes that the owner has put into its staging area */
@@ -68,6 +69,7 @@ typedef struct bt_outbox {
 
 static_assert(offsetof(bt_outbox, tail) == 64, "layout");
 static_assert(offsetof(bt_outbox, consumed) == 128, "layout");
+static_assert(offsetof(bt_outbox, refused) == 136, "layout");
 static_assert(offsetof(bt_outbox, sleep_data) == 192, "layout");
 static_assert(offsetof(bt_outbox, sleep_space) == 256, "layout");
 static_assert(offsetof(bt_outbox, filled) == 320, "layout");

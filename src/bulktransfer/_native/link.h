@@ -206,6 +206,17 @@ static inline enum bt_carried bt_link_carry(bt_link *link) {
     return result;
 }
 
+/* Before the entry that was refused is passed: the peer waits for so many refusals before it calls an outcome good. */
+static inline void bt_link_refused(bt_link *link, uint64_t count) {
+    /* release, with the acquire in bt_link_refusals; ordered before `consumed`, which is stored after it */
+    atomic_store_explicit(&link->tx.own->refused, count, memory_order_release);
+}
+
+/* After its consumed index was read: how many refusals the peer has sent, or has still to send. */
+static inline uint64_t bt_link_refusals(const bt_link *link) {
+    return atomic_load_explicit(&link->tx.peer->refused, memory_order_acquire);
+}
+
 /* Sleep for an outcome: the peer rings when its index passes what was seen. 0: it moved already. What was seen may
  * have been seen by the carrier: compare bt_link_refresh with the outcome's position after this, not before.
  * Never call bt_sleep_end on this counter: the carrier may sleep by it. */
