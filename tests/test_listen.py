@@ -234,7 +234,7 @@ def test_close_ends_accept_and_refuses_those_that_wait(world, listener):
 
 def test_clients_that_nobody_accepted_are_told_at_close(world, listener):
     client = Background(lambda: connect(world, listener))
-    while client.running:
+    while client.running or not listener._ready:
         listener.domain.serve()
     ours = client.result()
     with warnings.catch_warnings():

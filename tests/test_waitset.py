@@ -7,7 +7,7 @@ import select
 
 import meeting
 import pytest
-from meeting import Background, bind, create, serve
+from meeting import Background, bind, create
 from worlds import PATIENCE_S, nothing_comes, take, together
 
 import bulktransfer as bulk
@@ -75,7 +75,7 @@ def test_the_descriptor_is_silent_until_a_binder_knocks(world):
     world.made.append(binder)
     assert readable(creator, PATIENCE_S)
     kinds = []
-    while not outcomes:
+    while not (outcomes and kinds):
         for end in (creator, binder):
             try:
                 kinds.append(end.receive_nowait().kind)
@@ -184,7 +184,7 @@ def test_the_descriptor_is_readable_at_the_end(world, how):
         rx.close()
         with pytest.raises(bulk.ClosedChannelError):
             rx.receive_nowait()
-        with pytest.raises((bulk.ClosedChannelError, ValueError)):
+        with pytest.raises(bulk.ClosedChannelError):
             rx.fileno()
 
 
@@ -471,13 +471,13 @@ def test_dispatch_keeps_the_deadline_of_a_request_with_done(world, ws):
     ws.add(tx)
     outcomes = []
     tx.assign_pool(alloc.pool, timeout=0.005, done=outcomes.append)
-    with pytest.raises(TimeoutError):
-        while not outcomes:
-            ws.dispatch(PATIENCE_S if not outcomes else 0)
-            break
-        ws.dispatch(0.001)
+    while not outcomes:
+        try:
+            ws.dispatch(0.05)
+        except TimeoutError:
+            continue
     assert isinstance(outcomes[0].error, TimeoutError)
-    assert rx
+    assert len(tx.pools) == len(rx.pools) == 1  # the one that was there
 
 
 def test_two_sets_in_two_threads_lose_nothing(world):
@@ -511,4 +511,3 @@ def test_two_sets_in_two_threads_lose_nothing(world):
     for task in [Background(lambda i=i, f=f: f(i)) for i in range(2) for f in (serve_one, ask)]:
         task.result()
     assert counts == [rounds, rounds]
-    assert serve

@@ -139,11 +139,20 @@ def in_callback():
 def call_back(function, argument):
     """Run user code of a callback; blocking calls in it raise WouldBlock."""
     global bt_callback_depth
-    bt_callback_depth += 1
+    cdef int before = bt_callback_depth
+    bt_callback_depth = before + 1
     try:
         return function(argument)
     finally:
-        bt_callback_depth -= 1
+        bt_callback_depth = before
+
+
+def leave_callbacks():
+    """A child that was forked inside a callback is not in one."""
+    global bt_callback_depth
+    bt_callback_depth = 0
+
+_os.register_at_fork(after_in_child=leave_callbacks)
 
 
 cdef int64_t span_ns(object timeout_s) except? -1:

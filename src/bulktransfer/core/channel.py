@@ -361,6 +361,8 @@ class Channel(ChannelCore):
             self.serve()
             if self.queued_events or self.ended is not None or not self.rearm():
                 self._poke()
+        if self._poller.closed:
+            self._raise_end("fileno")
         return self._poller.fileno()
 
     def watch_poller(self) -> None:

@@ -407,7 +407,7 @@ class Listener:
     def close(self) -> None:
         """Accept nobody any more; accepted channels live on. Idempotent, never raises."""
         reception, self._reception = self._reception, None
-        if reception is None:
+        if reception is None or self.domain.forked:
             return
         reception.close()
         for channels in [*self._ready, *self._greeted]:
@@ -518,7 +518,13 @@ class Endpoint:
 
         Raises: OSError, ValueError (no such socket).
         """
-        with socket.socket(fileno=os.dup(fd)) as probe:
+        copy = os.dup(fd)
+        try:
+            probe = socket.socket(fileno=copy)
+        except OSError as error:
+            os.close(copy)
+            raise ValueError(f"descriptor {fd} is not the end of a pair") from error
+        with probe:
             if probe.family != socket.AF_UNIX or probe.type != socket.SOCK_SEQPACKET:
                 raise ValueError(f"descriptor {fd} is not the end of a pair")
             probe.setblocking(False)

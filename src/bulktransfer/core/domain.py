@@ -67,9 +67,14 @@ class Domain:
     def __repr__(self) -> str:
         return f"<Domain {self.id.hex()[:8]}: {len(self.channels)} channels, {len(self.pools)} pools>"
 
+    @property
+    def forked(self) -> bool:
+        """Whether this is a forked child of the process that made the domain."""
+        return bool(self._generation != kernel.fork_generation())
+
     def check_fork(self) -> None:
         """Raise ForkedError in a child of the process that made the domain."""
-        if self._generation != kernel.fork_generation():
+        if self.forked:
             raise ForkedError("this domain was made before a fork, in the parent; the child has a fresh default domain")
 
     # ---- channels and pools ----
@@ -131,7 +136,7 @@ class Domain:
     def kick(self) -> None:
         """Have the waiting threads look around once more."""
         self.waiters.news += 1
-        if self.waiters.waiting:
+        if self.waiters.waiting and not self.forked:
             os.eventfd_write(self._kick.fileno(), 1)
 
     def adopt_loose(self, waiter: Any) -> bool:

@@ -254,6 +254,8 @@ class Reception:
         candidate.sock.close()
         if candidate.offers is not None:
             self.owner.lost([channel for channel, _ in candidate.offers], reason)
+        elif self.rendezvous is None:
+            self.owner.lost((), reason)  # nobody else can come
         self.next_candidate()
 
     def release(self, candidate: Candidate) -> None:
@@ -300,7 +302,7 @@ class Reception:
 
     def close(self) -> None:
         """Receive nobody any more; idempotent, never raises."""
-        if self.closed:
+        if self.closed or self.domain.forked:
             return
         self.closed = True
         for candidate in list(self.candidates):

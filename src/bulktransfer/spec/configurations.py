@@ -29,7 +29,7 @@ class Configuration(NamedTuple):
     plan: str
     buffers: int = 1
     shared: bool = True
-    ends: bool = True
+    ends: str = "all"  # destroy and close; "close": at once only; "": none
     deaths: tuple[int, ...] = ()
     assignments: bool = False
     bound: int = 2  # of a queue, as far as calls fill it
@@ -41,7 +41,7 @@ class Configuration(NamedTuple):
     def name(self) -> str:
         """What it is called on the command line."""
         parts = [self.plan, f"{self.buffers}b", "shared" if self.shared else "apart"]
-        parts += ["ends"] * self.ends + ["deaths"] * bool(self.deaths) + ["assign"] * self.assignments
+        parts += {"all": ["ends"], "close": ["close"], "": []}[self.ends] + ["deaths"] * bool(self.deaths) + ["assign"] * self.assignments
         return "-".join(parts + ([f"d{self.depth}"] if self.depth else []))
 
 

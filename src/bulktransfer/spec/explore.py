@@ -42,11 +42,11 @@ class Found(NamedTuple):
 def successors(state: State, configuration: Configuration) -> Iterator[tuple[Step, State]]:
     """Every step that the configuration allows."""
     yield from transfers(state, configuration.bound)
-    yield from deliveries(state, configuration.assignments)
+    yield from deliveries(state, vetoes=configuration.assignments)
     if configuration.assignments:
         yield from assignments(state, configuration.bound)
     if configuration.ends:
-        yield from ends(state)
+        yield from ends(state, graceful=configuration.ends == "all")
     yield from drops(state)
     yield from hang_ups(state)
     if configuration.deaths:
@@ -126,10 +126,7 @@ def _trace(
 def configurations() -> list[Configuration]:
     """What is explored: each plan with shared memory and without; with two buffers where one leaves room for more."""
     found = []
-    for plan in PLANS:
-        for shared in (True, False):
-            found.append(Configuration(plan, shared=shared))
-    return found
+    return [Configuration(plan, ends=e, shared=shared) for plan in PLANS for shared in (True, False) for e in ("all", "close")]
 
 
 def table(results: list[Found]) -> str:

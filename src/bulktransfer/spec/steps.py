@@ -79,11 +79,11 @@ def deliveries(state: State, vetoes: bool) -> Iterator[tuple[Step, State]]:
                 yield step._replace(note="vetoed"), deliver(state, channel, side, veto=True)
 
 
-def ends(state: State) -> Iterator[tuple[Step, State]]:
-    """Destroy and close, by each side of each channel."""
+def ends(state: State, graceful: bool) -> Iterator[tuple[Step, State]]:
+    """Close, and if `graceful` destroy, by each side of each channel."""
     for channel, it in enumerate(state.channels):
         for side in (SOURCE, SINK):
-            if it.stages[side] == CONNECTED:
+            if graceful and it.stages[side] == CONNECTED:
                 yield Step("destroy", it.domains[side], channel), _done(destroy(state, channel, side))
             if it.stages[side] in (CONNECTED, TEARDOWN):
                 yield Step("close", it.domains[side], channel), _done(close(state, channel, side))
