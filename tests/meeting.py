@@ -160,3 +160,21 @@ def serve(channel, until):
 def descriptors():
     """How many descriptors this process has."""
     return len(os.listdir("/proc/self/fd"))
+
+
+def drain(channel):
+    """Receive what is there; the events."""
+    events = []
+    with contextlib.suppress(bulk.WouldBlock):
+        while True:
+            events.append(channel.receive_nowait())
+    return events
+
+
+def drain_until_end(channel):
+    """Receive until the channel ends; how."""
+    try:
+        while True:
+            channel.receive(PATIENCE_S)
+    except bulk.BulkError as error:
+        return type(error)

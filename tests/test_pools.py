@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import errno
 import gc
-import resource
 import pickle
 import threading
 import weakref
@@ -254,42 +252,3 @@ def test_a_transfer_leaves_no_object_behind(world):
     some(2000)
     gc.collect()
     assert sys.getallocatedblocks() - before < 200
-
-
-def test_no_descriptors_left_fails_the_assignment_only(world):
-    tx, rx = two(world)
-    alloc = world.allocator(tx.domain)
-    outcomes = []
-    tx.assign_pool(alloc.pool, done=outcomes.append)
-    assert nothing_comes(rx)
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
-    try:
-        assert nothing_comes(tx)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert isinstance(outcomes[0].error, OSError)
-    assert outcomes[0].error.errno == errno.EMFILE
-    assert nothing_comes(rx)
-    assert tx.pools == rx.pools == ()
-    world.assign(tx, rx, alloc.pool)
-
-
-def test_no_descriptors_left_at_the_peer_refuse_the_pool_and_the_channel_lives(world):
-    tx, rx = two(world)
-    alloc = world.allocator(tx.domain)
-    outcomes = []
-    tx.assign_pool(alloc.pool, done=outcomes.append)
-    assert nothing_comes(rx)
-    assert nothing_comes(tx)
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
-    try:
-        assert nothing_comes(rx)
-    except bulk.ProtocolViolation as error:
-        raise AssertionError("the own table was full: that is no violation of the peer") from error
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    pump(lambda: outcomes, tx, rx)
-    assert isinstance(outcomes[0].error, bulk.LimitError)
-    world.assign(tx, rx, alloc.pool)

@@ -23,6 +23,7 @@ from collections import deque as _deque
 from bulktransfer import errors, states
 from bulktransfer._native.event cimport Event, new_event
 from bulktransfer._native.kernel cimport Descriptor, Mapping, bt_registry, bt_registry_add_fd, registry
+from bulktransfer._native.kernel import table_full
 from bulktransfer._native.pool cimport (
     BT_A_BUFFER_RECEIVED, BT_A_COPY, BT_A_COPY_REFUSED, BT_A_COPY_RELEASED, BT_A_MOVE, BT_A_MOVE_RECEIVED, BT_A_PASS,
     BT_A_RELEASE, BT_ACTIVE, BT_INVALID, BT_OK, BT_PENDING, BT_QUEUED, BT_READ_ONLY, BT_READ_WRITE, BT_REFUSED,
@@ -972,14 +973,18 @@ cdef class ChannelCore:
                 self.hung_up = True
                 break
             fds = [Descriptor(message.fds[i]) for i in range(message.fd_count)]
-            self.inbox.append((PyBytes_FromStringAndSize(<char*> message.data, size), fds, bool(message.truncated)))
+            lost = "" if not message.truncated else "full" if table_full() else "truncated"
+            self.inbox.append((PyBytes_FromStringAndSize(<char*> message.data, size), fds, lost))
             if len(self.inbox) > INBOX_MAX:
                 self._violation("more control messages than it announced in its ring")
         self.carry()
         return 0
 
     def next_message(self):
-        """The control message that is due, (data, descriptors, truncated); None if it is not there."""
+        """The control message that is due, (data, descriptors, lost); None if it is not there.
+
+        lost: "", or why some of it did not come: "truncated", or "full", the own descriptor table.
+        """
         if not self.inbox:
             self.take_bells()
         return self.inbox.popleft() if self.inbox else None

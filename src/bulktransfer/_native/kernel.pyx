@@ -348,6 +348,15 @@ def hung_up(int fd):
     return c_poll(&one, 1, 0) > 0 and (one.revents & POLLHUP) != 0
 
 
+def table_full():
+    """Whether this process can have no further descriptor, so that the kernel drops those that a message brings."""
+    try:
+        _os.close(_os.eventfd(0, _os.EFD_CLOEXEC))
+    except OSError:
+        return True
+    return False
+
+
 def init_outbox(Mapping mapping not None, uint32_t slot_count, uint32_t meta_size):
     """Write the header of an own outbox."""
     bt_outbox_init(<bt_outbox*> mapping.base, slot_count, meta_size)

@@ -316,8 +316,7 @@ class Assigning:
             refused = (
                 error if isinstance(error, BulkError) else LimitError(f"pool {pool.name} could not be mapped: {error}")
             )
-            self.drop_incoming(message.request, refused)
-            channel.say(AssignDone(message.request, code_of(refused, LimitError), str(refused)))
+            self.refuse_memory(message, refused)
             return None
         assignment.leases = list(fds[1:])
         pool.leases = [*pool.leases, *fds[1:]]
@@ -328,6 +327,12 @@ class Assigning:
         if channel.callbacks.pool_assigned is not None:
             return None
         return make_event(EventKind.POOL_ASSIGNED, channel, pool=pool, present=assignment.present)
+
+    def refuse_memory(self, message: AssignMemory, error: BulkError) -> None:
+        """Say that the memory of an accepted pool is of no use."""
+        if message.request in self.incoming:
+            self.drop_incoming(message.request, error)
+        self.channel.say(AssignDone(message.request, code_of(error, LimitError), str(error)))
 
     def attach(self, pool: Pool, source: kernel.Descriptor) -> None:
         """Map a pool that is new here; one that is here already must be the same memory. Raises: BulkError, OSError."""

@@ -27,6 +27,7 @@ from ..errors import (
     ClosedChannelError,
     DirectionError,
     EndOfChannelError,
+    LimitError,
     ProtocolViolation,
     RoleConflictError,
     TrustMismatchError,
@@ -520,11 +521,15 @@ class Channel(ChannelCore):
             if self.hung_up:
                 raise_from_hang_up(self)
             self._violation("a ring entry announced a control message that did not come")
-        data, fds, truncated = got
-        if truncated:
+        data, fds, lost = got
+        if lost == "truncated":
             self._violation("descriptors were lost on the way")
         try:
-            return self._handle(self.codec.decode(data), fds)
+            message = self.codec.decode(data)
+            if lost and isinstance(message, AssignMemory):
+                self.assigning.refuse_memory(message, LimitError("no descriptors are left for the memory of a pool"))
+                return None
+            return self._handle(message, fds)
         except ProtocolViolation as error:
             if self.ended is not None:
                 raise

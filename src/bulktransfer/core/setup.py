@@ -104,7 +104,7 @@ class Candidate:
         """One message. Raises: ProtocolViolation."""
         message = self.reception.codec.decode(data)
         if truncated:
-            raise ProtocolViolation("descriptors were lost on the way")
+            raise ProtocolViolation(f"descriptors were lost on the way{' (none are left)' * kernel.table_full()}")
         if isinstance(message, Hello) and self.hello is None and not fds:
             self.hello = message
             self.reception.consider(self)
@@ -427,6 +427,8 @@ class Knock:
         """One message. Raises: BulkError, OSError."""
         if not data:
             raise BrokenChannelError(f"bind to {self._address}: the creator went away without an answer")
+        if truncated and kernel.table_full():
+            raise OSError(errno.EMFILE, f"bind to {self._address}: no descriptors are left")
         if truncated:
             raise ProtocolViolation(f"bind to {self._address}: descriptors were lost on the way")
         message = self.codec.decode(data)

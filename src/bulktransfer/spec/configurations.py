@@ -58,6 +58,7 @@ PLANS = {
     "diamond": Plan(
         ((0, 1, SOURCE), (0, 2, SOURCE), (1, 3, SOURCE), (2, 3, SOURCE)), symmetry=((0, 2, 1, 3), (1, 0, 3, 2))
     ),
+    "exchange": Plan(((0, 1, SOURCE), (1, 2, SOURCE), (2, 1, SOURCE))),  # a circle that the owner is not part of
     "ring": Plan(((0, 1, SOURCE), (1, 2, SOURCE), (2, 0, SOURCE))),
 }
 

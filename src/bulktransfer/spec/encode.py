@@ -6,6 +6,7 @@ steps there are.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from .mistakes import JUDGED_BY_LAST_WAY
@@ -37,9 +38,10 @@ class Symmetry(NamedTuple):
     buffers: tuple[int, ...]
 
 
-def identity(state: State) -> Symmetry:
+@functools.cache
+def identity(domains: int, channels: int, buffers: int) -> Symmetry:
     """Everything where it is."""
-    return Symmetry(tuple(range(len(state.alive))), tuple(range(len(state.channels))), tuple(range(len(state.owner))))
+    return Symmetry(tuple(range(domains)), tuple(range(channels)), tuple(range(buffers)))
 
 
 def encode(state: State, place: Symmetry | None = None) -> bytes:
@@ -47,7 +49,7 @@ def encode(state: State, place: Symmetry | None = None) -> bytes:
 
     At most 4 channels: a set of leases is one byte. At most 100 buffers: see `item`.
     """
-    domains, channels, buffers = place or identity(state)
+    domains, channels, buffers = place or identity(len(state.alive), len(state.channels), len(state.owner))
     plain = place is None
     found = bytearray()
     for d in _order(domains):
@@ -82,6 +84,7 @@ def encode(state: State, place: Symmetry | None = None) -> bytes:
     return bytes(found)
 
 
+@functools.cache
 def _order(places: tuple[int, ...]) -> list[int]:
     return sorted(range(len(places)), key=places.__getitem__)
 

@@ -74,6 +74,23 @@ def copies_reachable(state: State) -> Iterator[str]:
                 yield f"the copy of buffer {buffer} in domain {domain} is not reachable from the owner"
 
 
+def no_circle(state: State) -> Iterator[str]:
+    """No domain lends a buffer to one from whom it has it: none of them could release first (rule 6)."""
+    alive = _connected(state)
+    for buffer, copies in enumerate(state.copies):
+        edges = [
+            (it.domains[SOURCE], it.domains[SINK])
+            for c, it in enumerate(state.channels)
+            if (copies & alive & state.views[it.domains[SINK]][buffer].held) >> c & 1
+        ]
+        while edges:
+            lent_on = [edge for edge in edges if any(edge[1] == source for source, _ in edges)]
+            if len(lent_on) == len(edges):
+                yield f"copies of buffer {buffer} go in a circle: {edges}"
+                break
+            edges = lent_on
+
+
 def no_reuse_while_held(state: State) -> Iterator[str]:
     """Memory that somebody may still hold over a channel that ended is nobody else's to write (rule 16)."""
     if not state.rules.shared:
@@ -153,6 +170,7 @@ ALWAYS: tuple[Invariant, ...] = (
     no_write_beside,
     no_reuse_while_held,
     copies_reachable,
+    no_circle,
     as_derived,
     nothing_lost,
 )
