@@ -10,10 +10,12 @@ from ._native.pool import Buffer, Pool
 from .core.allocator import Allocator
 from .core.callbacks import Callbacks
 from .core.channel import Channel
-from .core.connect import ChannelSpec, Endpoint, Listener, bind, connect, create, listen, pair
+from .core.connect import bind, connect, create
 from .core.domain import Domain, current_domain
 from .core.lifetime import trace_views
 from .core.limits import Constraints, Limits
+from .core.listener import ChannelSpec, Listener, listen
+from .core.pair import Endpoint, pair
 from .core.waitset import WaitSet
 from .errors import (
     AlreadyCopiedError,

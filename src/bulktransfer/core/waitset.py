@@ -134,11 +134,11 @@ class WaitSet:
                 if channel is not None and (channel.queued_events or channel.ended is not None):
                     ready.add(fd)
         for fd in ready:
-            reference = self._channels.get(fd)
-            channel = reference() if reference is not None else None
+            known = self._channels.get(fd)
+            channel = known() if known is not None else None
             if channel is not None:
                 yield channel
-            elif reference is not None:
+            elif known is not None:
                 del self._channels[fd]
                 self._ended.discard(fd)
 

@@ -1,0 +1,290 @@
+"""Answering about pools: what the peer asks, and what it answered (I-5.2.3, Fig 5.3; design rules 4, 13, 14).
+
+Knows: what is judged when, who yields when both ask at once, what a callback may veto. Must not know: bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+
+from .._native import kernel
+from .._native.event import Event, make_event
+from .._native.pool import Assignment, Pool, make_pool
+from ..errors import (
+    BulkError,
+    ChannelStateError,
+    ConstraintError,
+    LimitError,
+    PoolAlreadyAssignedError,
+    PoolBusyError,
+    PoolVetoError,
+    ProtocolViolation,
+    TrustMismatchError,
+    code_of,
+    from_code,
+)
+from ..messages import AssignAnswer, AssignDone, AssignMemory, AssignRequest, RemoveAnswer, RemoveRequest, Withdraw
+from ..states import EventKind, Role, Trust
+from . import memory
+from .limits import POOLS_MAX
+from .requests import Request, RequestBook
+
+LEASES_MAX = 64  # hops that a pool may travel: each adds one lease to those that are passed on
+
+
+class Answering(RequestBook):
+    """The half that the peer moves."""
+
+    # ---- the peer's requests ----
+
+    def on_assign_request(self, message: AssignRequest) -> Event | None:
+        """The peer asks: judge, ask the callback, answer. Raises: ProtocolViolation."""
+        channel = self.channel
+        parity = 0 if channel.role is Role.SLAVE else 1
+        if message.slot % 2 != parity or message.slot >= 2 * POOLS_MAX:
+            raise ProtocolViolation(f"pool number {message.slot} is not the peer's to give")
+        if message.request in self.incoming or (
+            message.slot < len(channel.table) and channel.table[message.slot] is not None
+        ):
+            raise ProtocolViolation(f"pool number {message.slot} or request {message.request} is in use")
+        pool_id = uuid.UUID(bytes=message.pool_id)
+        own = next(
+            (r for r in self.requests.values() if r.operation == "assign" and r.assignment.pool.id == pool_id), None
+        )
+        if own is not None and channel.role is Role.MASTER:
+            return None  # crossing requests for one pool: the MASTER's stands, and the peer knows
+        error: BulkError | None = None
+        try:
+            assignment = self.judge_assign(message, pool_id, own)
+        except BulkError as refused:
+            error = refused
+        if channel.ended is not None:
+            return None
+        if error is None and own is not None:
+            own.follows = assignment
+        code, reason = (0, "") if error is None else (code_of(error, PoolVetoError), str(error))
+        if error is None:
+            assignment.request = message.request
+            self.incoming[message.request] = assignment
+        elif own is not None:
+            self.finish(own, from_code(code, reason))
+        channel.say(AssignAnswer(message.request, code, reason))
+        return None
+
+    def judge_assign(self, message: AssignRequest, pool_id: uuid.UUID, own: Request | None) -> Assignment:
+        """The pending assignment. Raises: BulkError (refused)."""
+        channel = self.channel
+        domain = channel.domain
+        name = pool_id.hex[:8]
+        if message.trust is not channel.trust:
+            raise TrustMismatchError(
+                f"pool {name} for trust {message.trust.name}; the channel has {channel.trust.name}"
+            )
+        limits = channel.limits
+        memory.check_geometry(message.buffer_count, message.buffer_size, limits.buffers, limits.pool_bytes, name)
+        if sum(a is not None for a in channel.table) - (own is not None) >= limits.pools:
+            raise LimitError(f"pool {name}: the limit is {limits.pools} pools")
+        pool = domain.pools.get(pool_id)
+        present = pool is not None
+        if pool is not None:
+            if (pool.buffer_count, pool.buffer_size) != (message.buffer_count, message.buffer_size):
+                raise ConstraintError(f"pool {name} is here with another shape")
+            if self.find(pool) is not None and own is None:
+                raise PoolAlreadyAssignedError(f"pool {name} is on the channel already")
+            if pool.trust not in (Trust.UNINITIALIZED, channel.trust):
+                raise TrustMismatchError(f"pool {name} has trust {pool.trust.name} at the other side")
+        elif domain.foreign_bytes + message.buffer_count * message.buffer_size > limits.total_bytes:
+            raise LimitError(f"pool {name}: {limits.total_bytes} bytes of pools from peers are the limit")
+        else:
+            pool = make_pool(
+                pool_id, domain, channel.trust, None, message.buffer_count, message.buffer_size, True, False
+            )
+            domain.pools[pool_id] = pool  # one pool of an id in a domain, though two channels announce it at once
+        callback = channel.callbacks.pool_assigned
+        if callback is not None:
+            event = make_event(EventKind.POOL_ASSIGNED, channel, pool=pool, present=present)
+            try:
+                channel.run_veto(callback, event)
+            except Exception as veto:
+                domain.pool_quiet(pool)
+                raise PoolVetoError(f"assign of pool {name} was vetoed: {veto}") from veto
+        assignment = Assignment(pool, message.slot, channel.number, False, channel.same_domain)
+        assignment.present = present
+        if own is not None:  # the peer's request replaces this side's
+            self.forget(own.assignment)
+        self.put(assignment)
+        self.reserve(pool)
+        if channel.ended is not None:  # by the callback, or another thread
+            self.forget(assignment)
+            raise ChannelStateError(f"assign of pool {name}: the channel was closed meanwhile")
+        return assignment
+
+    def on_assign_answer(self, message: AssignAnswer) -> None:
+        """Accepted: the memory follows; or not."""
+        request = self.answered(message.request, "assign")
+        if request is None:
+            return
+        if message.code:
+            self.finish(
+                request, from_code(message.code, f"assign of pool {request.assignment.pool.name}: {message.reason}")
+            )
+            return
+        pool = request.assignment.pool
+        try:
+            read_end, write_end = (kernel.Descriptor(fd) for fd in os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
+            seal_pool(pool)
+            request.assignment.lease = read_end
+            self.channel.say(AssignMemory(message.request), [pool.memory, write_end, *pool.leases])
+        except ConnectionError:
+            raise
+        except OSError as error:  # no descriptors left
+            self.finish(request, error)
+            self.channel.say_if_possible(Withdraw(request.number))
+            return
+        write_end.close()
+
+    def on_assign_memory(self, message: AssignMemory, fds: Sequence[kernel.Descriptor]) -> Event | None:
+        """The memory of an accepted pool: check, map, tell. Raises: ProtocolViolation."""
+        channel = self.channel
+        assignment = self.incoming.get(message.request)
+        if assignment is None or assignment.active:
+            if message.request in self.removed:
+                return None  # withdrawn meanwhile
+            raise ProtocolViolation(f"memory for request {message.request}, which was not accepted")
+        if len(fds) < 2 or len(fds) > LEASES_MAX + 2:
+            raise ProtocolViolation(f"{len(fds)} descriptors with the memory of a pool")
+        pool = assignment.pool
+        try:
+            self.attach(pool, fds[0])
+            if channel.constraints is not None:
+                fault = channel.constraints.fault(pool.address, pool.buffer_size, pool.buffer_count)
+                if fault:
+                    raise ConstraintError(f"pool {pool.name} at the other side: {fault}")
+        except ProtocolViolation:
+            raise
+        except (BulkError, OSError) as error:
+            refused = (
+                error if isinstance(error, BulkError) else LimitError(f"pool {pool.name} could not be mapped: {error}")
+            )
+            self.refuse_memory(message, refused)
+            return None
+        assignment.leases = list(fds[1:])
+        pool.leases = [*pool.leases, *fds[1:]]
+        assignment.set_active()
+        channel.say(AssignDone(message.request, 0, ""))
+        for request in [r for r in self.requests.values() if r.follows is assignment]:
+            self.finish(request, None)
+        if channel.callbacks.pool_assigned is not None:
+            return None
+        return make_event(EventKind.POOL_ASSIGNED, channel, pool=pool, present=assignment.present)
+
+    def refuse_memory(self, message: AssignMemory, error: BulkError) -> None:
+        """Say that the memory of an accepted pool is of no use."""
+        if message.request in self.incoming:
+            self.drop_incoming(message.request, error)
+        self.channel.say(AssignDone(message.request, code_of(error, LimitError), str(error)))
+
+    def attach(self, pool: Pool, source: kernel.Descriptor) -> None:
+        """Map a pool that is new here; one that is here already must be the same memory. Raises: BulkError, OSError."""
+        if pool.memory is not None:
+            if memory.identity(source) != pool.identity:
+                raise ProtocolViolation(f"the memory of pool {pool.name} is not the one that this domain has")
+            return
+        size = pool.buffer_size * pool.buffer_count
+        pool.attach(memory.adopt_pool(source, size, pool.name))
+        pool.memory = source
+        pool.identity = memory.identity(source)
+
+    def on_assign_done(self, message: AssignDone) -> None:
+        """The peer mapped it, or could not."""
+        request = self.answered(message.request, "assign")
+        if request is None:
+            return
+        if message.code:
+            self.finish(
+                request, from_code(message.code, f"assign of pool {request.assignment.pool.name}: {message.reason}")
+            )
+        else:
+            request.assignment.set_active()
+            self.finish(request, None)
+
+    def on_withdraw(self, message: Withdraw) -> Event | None:
+        """The peer no longer wants what it asked for."""
+        assignment = self.incoming.get(message.request)
+        if assignment is None:
+            return None  # a removal, or refused already
+        delivered = assignment.active
+        pool = assignment.pool
+        self.drop_incoming(message.request, PoolVetoError(f"assign of pool {pool.name}: the peer withdrew its request"))
+        if not delivered:
+            return None
+        event = make_event(EventKind.POOL_REMOVED, self.channel, pool=pool)
+        if self.channel.callbacks.pool_removed is None:
+            return event
+        self.channel.run_veto(self.channel.callbacks.pool_removed, event)  # too late for a veto
+        return None
+
+    def on_remove_request(self, message: RemoveRequest) -> Event | None:
+        """The peer wants a pool off the channel. Raises: ProtocolViolation."""
+        channel = self.channel
+        assignment = channel.table[message.slot] if message.slot < len(channel.table) else None
+        if assignment is None:
+            raise ProtocolViolation(f"removal of pool number {message.slot}, which is not assigned")
+        own = next((r for r in self.requests.values() if r.operation == "remove" and r.assignment is assignment), None)
+        if own is not None and channel.role is Role.MASTER:
+            return None  # the MASTER's request stands
+        pool = assignment.pool
+        error: BulkError | None = None
+        if not channel.may_remove(assignment):
+            error = PoolBusyError(f"pool {pool.name}: a buffer that travelled over the channel has not come home")
+        elif channel.callbacks.pool_removed is not None:
+            try:
+                channel.run_veto(channel.callbacks.pool_removed, make_event(EventKind.POOL_REMOVED, channel, pool=pool))
+            except Exception as veto:  # noqa: BLE001 - whatever a callback raises is the veto
+                error = PoolVetoError(f"remove of pool {pool.name} was vetoed: {veto}")
+            if channel.ended is not None:
+                return None
+        if error is None:
+            self.forget(assignment)
+        channel.say(
+            RemoveAnswer(message.request, 0 if error is None else code_of(error, PoolVetoError), str(error or ""))
+        )
+        if own is not None:
+            if error is not None:
+                assignment.set_active()
+            self.finish(own, error)
+        if error is None and channel.callbacks.pool_removed is None:
+            return make_event(EventKind.POOL_REMOVED, channel, pool=pool)
+        return None
+
+    def on_remove_answer(self, message: RemoveAnswer) -> None:
+        """The peer let it go, or not."""
+        request = self.answered(message.request, "remove")
+        if request is None:
+            return
+        if message.code:
+            request.assignment.set_active()
+            self.finish(
+                request, from_code(message.code, f"remove of pool {request.assignment.pool.name}: {message.reason}")
+            )
+        else:
+            self.finish(request, None)
+            self.forget(request.assignment)
+            if request.abandoned:  # nobody waits for the answer
+                self.channel.queue_event(make_event(EventKind.POOL_REMOVED, self.channel, pool=request.assignment.pool))
+
+
+def seal_pool(pool: Pool) -> None:
+    """No further seals on a pool's memory: at the first assignment (design section 5). Raises: OSError."""
+    assert pool.memory is not None
+    if not kernel_sealed(pool.memory):
+        kernel.add_seals(pool.memory, kernel.SEAL_SEAL)
+
+
+def kernel_sealed(source: kernel.Descriptor) -> bool:
+    """Whether the memory takes no further seals."""
+    import fcntl
+
+    return bool(fcntl.fcntl(source.fileno(), fcntl.F_GET_SEALS) & kernel.SEAL_SEAL)

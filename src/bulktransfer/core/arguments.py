@@ -1,0 +1,44 @@
+"""What the calls that make channels take.
+
+Knows: which values are legal. Must not know: what becomes of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..abc import Backend
+from ..errors import (
+    TrustMismatchError,
+)
+from ..states import Trust
+
+META_MAX = 2048
+
+
+def check_trust(trust: Any, backend: Backend | None, *, open_allowed: bool) -> Trust:
+    """Judge a trust argument. Raises: TypeError, ValueError, TrustMismatchError (the backend does not offer it)."""
+    if not isinstance(trust, Trust):
+        raise TypeError(f"trust={trust!r}; say Trust.NONE, isolated, or leave it out")
+    if trust is Trust.UNINITIALIZED:
+        if open_allowed:
+            return trust
+        raise ValueError("trust=UNINITIALIZED: the creator decides on the trust level, so it names one")
+    if backend is not None and trust not in backend.trusts:
+        offered = ", ".join(t.name for t in backend.trusts)
+        raise TrustMismatchError(f"trust {trust.name}: {backend.scheme}: offers {offered} only")
+    return trust
+
+
+def check_kind(name: str, value: Any, cls: type) -> None:
+    """Judge an enum argument. Raises: TypeError."""
+    if not isinstance(value, cls):
+        raise TypeError(f"{name}={value!r}; it takes a {cls.__name__}")
+
+
+def check_meta_size(meta_size: Any) -> None:
+    """Judge a meta size. Raises: TypeError, ValueError."""
+    if isinstance(meta_size, bool) or not isinstance(meta_size, int):
+        raise TypeError(f"meta_size={meta_size!r}; it takes an int")
+    if not 0 <= meta_size <= META_MAX:
+        raise ValueError(f"meta_size={meta_size}; it takes 0 to {META_MAX} bytes")

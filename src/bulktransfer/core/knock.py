@@ -1,0 +1,185 @@
+"""A binder's way in: find an address, introduce itself, take what is offered (I-5.2.2, Fig 5.2).
+
+Knows: the handshake Hello, Welcome, Confirm from the binder's side. Must not know: what kind of channels it makes (its
+maker does) or how a backend finds an address.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .._native import kernel
+from ..abc import Backend, Codec, Connection, Peer
+from ..errors import (
+    BrokenChannelError,
+    BulkError,
+    ProtocolViolation,
+    TrustMismatchError,
+    from_code,
+)
+from ..messages import Confirm, Hello, Refusal, Terms, Welcome
+from ..states import Role, Trust
+from . import memory
+from .domain import Domain
+from .limits import Limits
+from .setup import RETRY_NS, Joined, is_same_domain
+
+
+class Knock:
+    """A binder's way in: find the address, introduce itself, take what is offered."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        codec: Codec,
+        limits: Limits,
+        trust: Trust,
+        role: Role,
+        make: Callable[[Sequence[Terms]], Sequence[Any]],
+    ) -> None:
+        self.domain = domain
+        self.codec = codec
+        self.limits = limits
+        self.trust = trust
+        self.role = role
+        self.make = make
+        self.sock: kernel.Descriptor | None = None
+        self.peer = Peer(-1, -1, -1)
+        self.finished = False
+        self.found = False
+        self.error: BaseException | None = None
+        self.on_finish: Callable[[], None] | None = None
+        self._backend: Backend | None = None
+        self._address = ""
+        self._user: int | str | None = None
+        self._appearance: Any = None
+
+    def start(self, backend: Backend, address: str, user: int | str | None) -> None:
+        """Look for `address` until it is there. Raises: ValueError, OSError (it belongs to somebody else)."""
+        self._backend, self._address, self._user = backend, address, user
+        self.attempt()
+        if self.sock is None and not self.finished and not self.found:
+            self._appearance = backend.appearance(address)
+            self.attempt()  # it may have been created before the watch was
+            if self.sock is None and not self.finished:
+                self.domain.watch(self._appearance.fileno(), self.on_appearance)
+
+    def on_appearance(self) -> None:
+        """The address may be there now."""
+        if self._appearance is not None:
+            self._appearance.clear()
+        if self.sock is None and not self.finished:
+            try:
+                self.attempt()
+            except (OSError, ValueError) as error:
+                self.finish(error)
+
+    def attempt(self) -> None:
+        """Knock once. Raises: ValueError, OSError."""
+        assert self._backend is not None
+        try:
+            connection = self._backend.connect(self._address, owner=self._user)
+        except BlockingIOError:  # the backlog is full; nothing tells when it is not
+            self.found = True
+            self.domain.call_at(time.monotonic_ns() + RETRY_NS, self.on_retry)
+            return
+        if connection is not None:
+            self.introduce(connection)
+
+    def on_retry(self) -> None:
+        """Knock again where the backlog was full."""
+        self.on_appearance()
+
+    def introduce(self, connection: Connection) -> None:
+        """Say Hello on a connected socket. Raises: OSError."""
+        self.found = True
+        self.peer = connection.peer
+        sock = kernel.Descriptor(connection.fd)
+        self.sock = sock
+        hello = Hello(domain_id=self.domain.id, trust=self.trust, role=self.role)
+        try:
+            kernel.send_message(sock.fileno(), self.codec.encode(hello))
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise
+            self.finish(BrokenChannelError(f"bind to {self._address}: the creator went away"))
+            return
+        self.domain.watch(sock.fileno(), self.on_readable)
+
+    def on_readable(self) -> None:
+        """The creator's answer."""
+        while not self.finished and self.sock is not None:
+            got = kernel.receive_message(self.sock.fileno())
+            if got is None:
+                return
+            data, fds, truncated, credentials = got
+            if credentials is not None:
+                self.peer = Peer(*credentials)
+            try:
+                self.hear(data, fds, truncated)
+            except (BulkError, OSError) as error:
+                self.finish(error)
+
+    def hear(self, data: bytes, fds: list[kernel.Descriptor], truncated: bool) -> None:
+        """One message. Raises: BulkError, OSError."""
+        if not data:
+            raise BrokenChannelError(f"bind to {self._address}: the creator went away without an answer")
+        if truncated and kernel.table_full():
+            raise OSError(errno.EMFILE, f"bind to {self._address}: no descriptors are left")
+        if truncated:
+            raise ProtocolViolation(f"bind to {self._address}: descriptors were lost on the way")
+        message = self.codec.decode(data)
+        if isinstance(message, Refusal):
+            raise from_code(message.code, f"bind to {self._address}: {message.reason}")
+        if not isinstance(message, Welcome):
+            raise ProtocolViolation(f"bind to {self._address}: the creator answered {type(message).__name__}")
+        self.accept(message, fds)
+
+    def accept(self, welcome: Welcome, fds: list[kernel.Descriptor]) -> None:
+        """Take what is offered: all of it or nothing. Raises: BulkError, OSError."""
+        count = len(welcome.terms)
+        if len(fds) != 2 * count - 1 or count == 0:
+            raise ProtocolViolation(f"bind to {self._address}: {len(fds)} descriptors for {count} channels")
+        for terms in welcome.terms:
+            if terms.role is Role.GENERIC or terms.trust is Trust.UNINITIALIZED:
+                raise ProtocolViolation(f"bind to {self._address}: role or trust of the channel are open")
+            if self.trust not in (Trust.UNINITIALIZED, terms.trust):
+                raise TrustMismatchError(
+                    f"bind to {self._address}: {terms.trust.name} is offered, {self.trust.name} was asked"
+                )
+        channels = self.make(welcome.terms)
+        boxes = [
+            memory.adopt_outbox(fd, t.slot_count, t.meta_size)
+            for fd, t in zip(fds[count - 1 :], welcome.terms, strict=True)
+        ]
+        own = [memory.make_outbox(t.slot_count, t.meta_size) for t in welcome.terms]
+        assert self.sock is not None
+        if not kernel.send_message(self.sock.fileno(), self.codec.encode(Confirm()), [source for source, _ in own]):
+            raise BrokenChannelError(f"bind to {self._address}: the creator does not read")
+        same = is_same_domain(self.domain, welcome.domain_id, self.peer)
+        self.domain.unwatch(self.sock.fileno())
+        socks = [self.sock, *fds[: count - 1]]
+        self.sock = None
+        for channel, sock, (_, mapping), box, terms in zip(channels, socks, own, boxes, welcome.terms, strict=True):
+            channel.bound(Joined(sock, mapping, box, terms, self.peer, same))
+        self.finish(None)
+
+    def finish(self, error: BaseException | None) -> None:
+        """Over, one way or the other; idempotent."""
+        if self.finished:
+            return
+        self.finished = True
+        self.error = error
+        if self.sock is not None:
+            self.domain.unwatch(self.sock.fileno())
+            self.sock.close()
+            self.sock = None
+        if self._appearance is not None:
+            self.domain.unwatch(self._appearance.fileno())
+            self._appearance.close()
+            self._appearance = None
+        if self.on_finish is not None:
+            self.on_finish()

@@ -1,0 +1,423 @@
+"""The control plane of a channel: its state, its set-up, its control messages, its descriptors.
+
+Knows: what each message and each answer of the hot half (ChannelCore) asks of which part. Must not know: rings and
+ledgers, bytes (the codec of its backend), or the calls of users (channel.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from .._native import kernel
+from .._native.channel import ChannelCore, Outcome, call_back
+from .._native.event import Event, make_event
+from .._native.pool import Pool
+from ..abc import Codec, Peer
+from ..errors import (
+    BindRefusedError,
+    BrokenChannelError,
+    BulkError,
+    ChannelStateError,
+    ClosedChannelError,
+    LimitError,
+    ProtocolViolation,
+    RoleConflictError,
+    TrustMismatchError,
+)
+from ..messages import (
+    AssignAnswer,
+    AssignDone,
+    AssignMemory,
+    AssignRequest,
+    Hello,
+    Message,
+    RemoveAnswer,
+    RemoveRequest,
+    Teardown,
+    TeardownAnswer,
+    Terms,
+    Withdraw,
+)
+from ..states import ChannelAct, ChannelState, Direction, EventKind, Role, Trust, agree_roles, step_channel
+from . import ending
+from .assign import Assigning
+from .callbacks import Callbacks
+from .domain import Domain
+from .knock import Knock
+from .limits import Constraints, Limits
+from .setup import Joined, Reception
+
+WAITS = {"block": 0, "auto": 1, "spin": 2}
+STATES = {state.value: state for state in ChannelState}
+Done = Callable[[Outcome], object]
+NOBODY = Peer(-1, -1, -1)
+
+
+class ChannelPlane(ChannelCore):
+    """One direction of data between two endpoints (I-4.2.3); made by create, bind, listen, connect and pair."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        address: str,
+        codec: Codec,
+        *,
+        spins: bool,
+        wait: str,
+        callbacks: Callbacks | None,
+        constraints: Constraints | None,
+        limits: Limits | None,
+        user_state: Any = None,
+    ) -> None:
+        if wait not in WAITS:
+            raise ValueError(f"wait={wait!r}; it takes one of {', '.join(WAITS)}")
+        if callbacks is not None and not isinstance(callbacks, Callbacks):
+            raise TypeError(f"callbacks={callbacks!r}; it takes bulk.Callbacks")
+        self.domain = domain
+        self.waiters = domain.waiters
+        self.address = address
+        self.codec = codec
+        self.callbacks = callbacks if callbacks is not None else Callbacks()
+        self.constraints = constraints
+        self.limits = limits if limits is not None else Limits()
+        self.user_state = user_state
+        self.peer = NOBODY
+        self.direction = Direction.TX
+        self.role = Role.GENERIC
+        self.trust = Trust.UNINITIALIZED
+        self.assigning = Assigning(self)
+        self.reception: Reception | None = None
+        self.knock: Knock | None = None
+        self.binder: Any = None
+        self.offer: Terms | None = None
+        self.spin_mode = WAITS[wait] if spins else 0
+        self._poller: kernel.Descriptor | None = None
+        self._kick: kernel.Descriptor | None = None
+        self._pidfd: kernel.Descriptor | None = None
+        self._bed: kernel.Descriptor | None = None
+        self._finalizing = False
+        self.farewell: Any = None  # a channel.Farewell, while the channel is torn down
+        self.waitsets: set[Any] = set()
+        handlers = list(self.callbacks.handlers())
+        for kind in (EventKind.BIND_RECEIVED, EventKind.POOL_ASSIGNED, EventKind.POOL_REMOVED):
+            handlers[list(EventKind).index(kind)] = None  # these run where the answer depends on them
+        self.set_handlers(tuple(handlers))
+        domain.enroll(self, self.limits.channels)
+
+    # ---- what it is ----
+
+    def set_waits(self) -> bool:
+        """Whether a thread waits on a wait set that has this channel."""
+        return any(waitset.waiting for waitset in self.waitsets)
+
+    @property
+    def state(self) -> ChannelState:
+        """Where the channel is in its life (I-6.2.1)."""
+        return STATES[self.stage]
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """The pools that are assigned to the channel."""
+        return self.assigning.pools()
+
+    def describe(self) -> str:
+        """Name the channel for messages."""
+        return f"channel {self.address or self.number}"
+
+    def __repr__(self) -> str:
+        end = "source" if self.is_source else "sink"
+        trust = self.trust.name
+        return f"<Channel {self.address or self.number}: {end}, {self.role.name}, trust {trust}, {self.state.name}>"
+
+    def step(self, act: ChannelAct) -> None:
+        """Do a transition of the table. Raises: ChannelStateError (there is no such row)."""
+        following = step_channel(self.state, act)
+        if following is None:
+            raise ChannelStateError(f"{act.name.lower()} of {self!r}: not in state {self.state.name}")
+        self.stage = following.value
+
+    def check_connected(self, act: str) -> None:
+        """Raise what keeps the channel from doing `act`."""
+        self.check_fork()
+        if self.state is not ChannelState.CONNECTED or self.hung_up:
+            self._refuse_send(act)
+
+    # ---- set-up, the creator's side (an Owner in the sense of setup.py) ----
+
+    def open_for(self, direction: Direction, trust: Trust, role: Role, meta_size: int) -> None:
+        """Fix what the creator fixes (rule 2)."""
+        self.direction = direction
+        self.is_source = direction is Direction.TX
+        self.trust = trust
+        self.role = role
+        self.meta_size = meta_size
+        self.offer = Terms(direction.other, role, trust, meta_size, self.limits.slot_count)
+        self.step(ChannelAct.CREATE)
+
+    def terms_for(self, hello: Hello) -> Terms:
+        """The terms for a binder. Raises: BulkError (it asks for something else)."""
+        assert self.offer is not None
+        if hello.trust not in (Trust.UNINITIALIZED, self.offer.trust):
+            raise TrustMismatchError(
+                f"the channel has trust {self.offer.trust.name}, the binder asks for {hello.trust.name}"
+            )
+        roles = agree_roles(self.offer.role, hello.role)
+        if roles is None:
+            raise RoleConflictError(f"both sides ask for the role {hello.role.name}")
+        self.role = roles[0]
+        return Terms(self.offer.direction, roles[1], self.offer.trust, self.offer.meta_size, self.offer.slot_count)
+
+    def greet(self, peer: Peer, hello: Hello) -> Sequence[tuple[Any, Terms]]:
+        """A binder is here. Raises: BulkError (refused)."""
+        if self.state is not ChannelState.INITIALIZED:
+            raise BindRefusedError(f"{self.address} is bound already, to {self.peer}")
+        terms = self.terms_for(hello)
+        self.peer = peer
+        self.step(ChannelAct.HELLO_RECEIVED)
+        callback = self.callbacks.bind_received
+        if callback is not None:
+            try:
+                self.run_veto(callback, make_event(EventKind.BIND_RECEIVED, self))
+            except BaseException as veto:
+                self.lost((), f"vetoed: {veto}")
+                if not isinstance(veto, Exception):
+                    raise
+                raise BindRefusedError(f"the creator of {self.address} refused: {veto}") from veto
+            if self.stage != ChannelState.BIND_NEGOTIATE.value:
+                raise BindRefusedError(f"the creator of {self.address} closed it")
+        return [(self, terms)]
+
+    def joined(self, channels: Sequence[Any], parts: Sequence[Joined]) -> None:
+        """The binder confirmed: connected."""
+        self.step(ChannelAct.CONFIRMED)
+        self.connect_link(parts[0])
+        if self.callbacks.bind_received is None:
+            self.queue_event(make_event(EventKind.BIND_RECEIVED, self))
+        self.kick_all()
+
+    def lost(self, channels: Sequence[Any], reason: str) -> None:
+        """The binder withdrew: back to INITIALIZED (rule 3); the other end of a pair cannot come again."""
+        if self.state is ChannelState.BIND_NEGOTIATE:
+            self.step(ChannelAct.WITHDRAWN)
+            assert self.offer is not None
+            self.role = self.offer.role
+            self.peer = NOBODY
+        if self.reception is not None and self.reception.rendezvous is None and self.state is ChannelState.INITIALIZED:
+            ending.finish(self, BrokenChannelError, f"{self.describe()}: the other end of the pair is gone: {reason}")
+
+    # ---- set-up, the binder's side ----
+
+    def bound(self, part: Joined) -> None:
+        """The creator's welcome was accepted: connected."""
+        self.direction = part.terms.direction
+        self.is_source = self.direction is Direction.TX
+        self.role = part.terms.role
+        self.trust = part.terms.trust
+        if self.state is ChannelState.UNINITIALIZED:
+            self.step(ChannelAct.BIND)
+        self.step(ChannelAct.WELCOMED)
+        self.connect_link(part)
+
+    def connect_link(self, part: Joined) -> None:
+        """Take over socket and outboxes."""
+        self.peer = part.peer
+        self.same_domain = part.same_domain
+        self.open_link(part.sock, part.own, part.peer_box, part.terms.slot_count, part.terms.meta_size)
+        if part.peer.pid > 0 and part.peer.pid != os.getpid():
+            with contextlib.suppress(ProcessLookupError):  # dead already: the socket tells
+                self._pidfd = kernel.Descriptor(os.pidfd_open(part.peer.pid))
+                self.pidfd = self._pidfd.fileno()
+        self.yields = len(os.sched_getaffinity(0)) == 1
+        self.domain.set_loose(self)
+        if self._poller is not None:
+            self.watch_poller()
+            self._poke()
+
+    def drop_set_up(self) -> None:
+        """Let the address go."""
+        if self.reception is not None:
+            self.reception.close()
+        if self.knock is not None:
+            self.knock.finish(ClosedChannelError(f"{self.describe()}: closed while binding"))
+            self.knock = None
+
+    # ---- descriptors ----
+
+    def watch_poller(self) -> None:
+        """Have the channel's own descriptor watch the connection."""
+        if self._poller is not None and self.linked:
+            kernel.poller_drop(self._poller.fileno(), self.domain.waiters.epoll)
+            kernel.poller_add(self._poller.fileno(), self.socket_fd())
+            if self._pidfd is not None:
+                kernel.poller_add(self._poller.fileno(), self._pidfd.fileno())
+
+    def unwatch_poller(self) -> None:
+        """The connection goes; the descriptor stays, readable."""
+        if self._poller is not None and self.linked and not self._poller.closed:
+            kernel.poller_drop(self._poller.fileno(), self.socket_fd())
+            if self._pidfd is not None and not self._pidfd.closed:
+                kernel.poller_drop(self._poller.fileno(), self._pidfd.fileno())
+
+    def kick_descriptor(self) -> int:
+        """The eventfd with which other threads of this domain reach a waiting one; private to this process."""
+        if self._kick is None:
+            self._kick = kernel.Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+            self.kick_fd = self._kick.fileno()
+        return self.kick_fd
+
+    def kick_all(self) -> None:
+        """Have whoever waits on this channel look around."""
+        self.set_kicked()
+        if self._kick is not None and not self._kick.closed:
+            self._poke()
+        self.domain.kick()
+
+    def _poke(self) -> None:
+        os.eventfd_write(self.kick_fd, 1)
+
+    # ---- control messages ----
+
+    def say(self, message: Message, fds: Sequence[kernel.Descriptor] = ()) -> None:
+        """Send a control message, in order with the transfers. Raises: OSError."""
+        self.send_control(self.codec.encode(message), fds)
+
+    def say_if_possible(self, message: Message) -> None:
+        """The same, to a peer that may be gone."""
+        if self.linked and not self.hung_up:
+            with contextlib.suppress(OSError):
+                self.say(message)
+
+    def run_veto(self, callback: Callable[[Event], object], event: Event) -> None:
+        """Ask a callback that may refuse by raising."""
+        if self.registered:
+            self.domain.set_loose(self)  # nobody can serve it before this is over
+        with self.domain.aside():
+            call_back(callback, event)
+
+    def expect_now(self, done: Done, outcome: Outcome) -> None:
+        """A control request was answered: its continuation runs with the next dispatch or receive."""
+        self.settled(outcome, done)
+        self.kick_all()
+
+    # ---- answers to ChannelCore ----
+
+    def _control(self) -> Event | None:
+        got = self.next_message()
+        if got is None:
+            if self.hung_up:
+                raise_from_hang_up(self)
+            self._violation("a ring entry announced a control message that did not come")
+        data, fds, lost = got
+        if lost == "truncated":
+            self._violation("descriptors were lost on the way")
+        try:
+            message = self.codec.decode(data)
+            if lost and isinstance(message, AssignMemory):
+                self.assigning.refuse_memory(message, LimitError("no descriptors are left for the memory of a pool"))
+                return None
+            return self._handle(message, fds)
+        except ProtocolViolation as error:
+            if self.ended is not None:
+                raise
+            self._violation(str(error))
+        except OSError as error:  # the answer could not be sent
+            if isinstance(error, BulkError):
+                raise
+            if not isinstance(error, ConnectionError):  # its last words are still to be read
+                self.hung_up = True
+        return None
+
+    def _handle(self, message: Message, fds: list[kernel.Descriptor]) -> Event | None:
+        assigning = self.assigning
+        if self.ended is not None:
+            return None  # this side closed the channel: what else the peer asks is void
+        if fds and not isinstance(message, AssignMemory):
+            raise ProtocolViolation(f"{len(fds)} descriptors beside {type(message).__name__}")
+        match message:
+            case AssignRequest():
+                return assigning.on_assign_request(message)
+            case AssignAnswer():
+                assigning.on_assign_answer(message)
+            case AssignMemory():
+                return assigning.on_assign_memory(message, fds)
+            case AssignDone():
+                assigning.on_assign_done(message)
+            case RemoveRequest():
+                return assigning.on_remove_request(message)
+            case RemoveAnswer():
+                assigning.on_remove_answer(message)
+            case Withdraw():
+                return assigning.on_withdraw(message)
+            case Teardown():
+                return ending.on_teardown(self, message.reason, message.final, TeardownAnswer())
+            case TeardownAnswer():
+                if self.state is not ChannelState.TEARDOWN:
+                    raise ProtocolViolation("an answer to a teardown that was not asked for")
+                ending.finish(self, ClosedChannelError, f"{self.describe()}: closed by this side", graceful=True)
+            case _:
+                raise ProtocolViolation(f"{type(message).__name__} on a connected channel")
+        return None
+
+    def _violation(self, rule: str) -> NoReturn:
+        raise ending.violation(self, rule)
+
+    def _hang_up(self) -> None:
+        ending.on_hang_up(self)
+
+    def _raise_end(self, act: str) -> NoReturn:
+        assert self.ended is not None
+        cls, message, buffers = self.ended
+        raise cls(f"{act}: {message}", reason=message, buffers=buffers)
+
+    def _refuse_send(self, act: str) -> None:
+        if self.hung_up and self.ended is None and self.busy == 0:
+            self.serve()
+        if self.ended is not None:
+            self._raise_end(act)
+        if self.hung_up:
+            raise BrokenChannelError(f"{act} on {self!r}: the peer is gone")
+        raise ChannelStateError(f"{act} on {self!r}: not in state {self.state.name}")
+
+    def _await_server(self) -> None:
+        self.domain.await_server()
+        if self.busy == 2:  # a thread serves this channel alone
+            kernel.wait_readable([self.kick_descriptor()], 0.001)
+
+    def _serve_domain(self) -> None:
+        self.domain.serve()
+
+    def _serve_set_up(self) -> None:
+        self.domain.serve()
+
+    def _before_block(self) -> int:
+        self.kick_descriptor()
+        if self.linked:
+            if self.bed < 0:
+                self._bed = kernel.make_poller()
+                self.make_bed(self._bed.fileno(), -1 if self._pidfd is None else self._pidfd.fileno())
+            if not self.loose:
+                self.domain.set_loose(self)
+        waiters = self.domain.waiters
+        return int(len(waiters.loose) > self.loose and self.domain.adopt_loose(self))
+
+    def _clear_kick(self) -> None:
+        if self._kick is not None:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self.kick_fd)
+
+    def on_readable(self) -> None:
+        """Something came while nobody waits on this channel: serve it."""
+        self.serve()
+
+    def drop_queued(self, kind: str) -> None:
+        """Take the first queued event of a kind away."""
+        self.remove_queued(list(EventKind).index(EventKind(kind)))
+
+
+def raise_from_hang_up(channel: ChannelPlane) -> NoReturn:
+    """The peer died between a ring entry and its message: what it had published is taken up to here."""
+    ending.finish(channel, BrokenChannelError, f"{channel.describe()}: the peer is gone ({channel.peer})")
+    channel._raise_end("receive")

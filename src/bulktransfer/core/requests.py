@@ -1,0 +1,155 @@
+"""The pools of one channel, and the requests about them that are under way.
+
+Knows: who asked for what, which numbers are taken, how a pool comes on a channel and goes off it. Must not know: what
+is said to the peer (assign.py asks, answer.py answers).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from .._native.channel import Outcome
+from .._native.pool import Assignment, Pool
+from ..errors import (
+    BulkError,
+    ChannelStateError,
+    ProtocolViolation,
+)
+from ..messages import Withdraw
+from ..states import Role
+
+
+class Request:
+    """An assignment or removal that this side asked for."""
+
+    def __init__(
+        self, number: int, operation: str, assignment: Assignment, done: Callable[[Any], object] | None
+    ) -> None:
+        self.number = number
+        self.operation = operation
+        self.assignment = assignment
+        self.done = done
+        self.finished = False
+        self.error: BulkError | OSError | None = None
+        self.abandoned = False  # nobody waits for it any more
+        self.follows: Assignment | None = None  # the peer's crossing request, whose outcome this one shares
+
+
+class RequestBook:
+    """The pools of one channel, and the requests about them that are under way."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = weakref.ref(channel)  # a channel that is dropped goes at once
+        self.requests: dict[int, Request] = {}
+        self.next_request = 1
+        self.incoming: dict[int, Assignment] = {}  # accepted or pending requests of the peer, by number
+        self.removed: set[int] = set()
+
+    @property
+    def channel(self) -> Any:
+        """The channel that this is a part of."""
+        return self._channel()
+
+    # ---- looking ----
+
+    def find(self, pool: Pool) -> Assignment | None:
+        """The pool's assignment on this channel, whatever its standing."""
+        return next((a for a in self.channel.table if a is not None and a.pool is pool), None)
+
+    def pools(self) -> tuple[Pool, ...]:
+        """The pools whose buffers may travel."""
+        return tuple(a.pool for a in self.channel.table if a is not None and (a.active or a.removing))
+
+    # ---- common parts ----
+
+    def answered(self, number: int, operation: str) -> Request | None:
+        """The own request that was answered; None if it was withdrawn. Raises: ProtocolViolation."""
+        request = self.requests.get(number)
+        if request is None:
+            if 0 < number < self.next_request:
+                return None
+            raise ProtocolViolation(f"an answer to request {number}, which was never made")
+        if request.operation != operation:
+            raise ProtocolViolation(
+                f"an answer about {operation} to request {number}, which is about {request.operation}"
+            )
+        return request
+
+    def new_request(self, operation: str, assignment: Assignment, done: Callable[[Any], object] | None) -> Request:
+        """Number a request."""
+        request = Request(self.next_request, operation, assignment, done)
+        self.next_request += 1
+        self.requests[request.number] = request
+        return request
+
+    def finish(self, request: Request, error: BulkError | OSError | None) -> None:
+        """A request is answered; its continuation runs with the next dispatch or receive."""
+        self.requests.pop(request.number, None)
+        request.finished = True
+        request.error = error
+        self.channel.kick_all()
+        if error is not None and request.operation == "assign" and request.follows is None:
+            self.forget(request.assignment)
+        if request.done is not None:
+            outcome = Outcome(request.operation, self.channel, error, None, request.assignment.pool)
+            self.channel.expect_now(request.done, outcome)
+
+    def free_slot(self) -> int:
+        """The next free number of this side: even for the MASTER, odd for the SLAVE."""
+        slot = 0 if self.channel.role is Role.MASTER else 1
+        while slot < len(self.channel.table) and self.channel.table[slot] is not None:
+            slot += 2
+        return slot
+
+    def put(self, assignment: Assignment) -> None:
+        """Enter an assignment under its number."""
+        table = self.channel.table
+        table.extend([None] * (assignment.slot + 1 - len(table)))
+        table[assignment.slot] = assignment
+
+    def reserve(self, pool: Pool) -> None:
+        """The pool belongs to this channel's trust level from now on."""
+        pool.channels.add(self.channel.number)
+        pool.trust = self.channel.trust
+
+    def forget(self, assignment: Assignment) -> None:
+        """Take a pool off the channel as if it had never been on it; a pool that is nowhere else leaves."""
+        channel = self.channel
+        pool = assignment.pool
+        assignment.retire()
+        if assignment.slot < len(channel.table) and channel.table[assignment.slot] is assignment:
+            channel.table[assignment.slot] = None
+        if assignment.request is not None:
+            self.incoming.pop(assignment.request, None)
+        if assignment.lease is not None:
+            assignment.lease.close()
+        if self.find(pool) is None:
+            pool.channels.discard(channel.number)
+        for lease in assignment.leases:
+            lease.close()
+        pool.leases = [lease for lease in pool.leases if not lease.closed]
+        if not pool.channels and not pool.ended:
+            pool.trust = pool.given_trust if pool.home else pool.trust
+        channel.domain.pool_quiet(pool)
+
+    def drop_incoming(self, number: int, error: BulkError) -> None:
+        """An accepted assignment of the peer is off, and with it an own request that crossed it."""
+        self.removed.add(number)
+        assignment = self.incoming[number]
+        self.forget(assignment)
+        for request in [r for r in self.requests.values() if r.follows is assignment]:
+            self.finish(request, error)
+            self.channel.say_if_possible(Withdraw(request.number))  # the peer may have accepted that one meanwhile
+
+    def end(self, error: BulkError | ChannelStateError) -> None:
+        """The channel ended: nobody will answer."""
+        for request in list(self.requests.values()):
+            self.requests.pop(request.number, None)
+            request.finished = True
+            request.error = error
+            if request.done is not None:
+                self.channel.expect_now(
+                    request.done, Outcome(request.operation, self.channel, error, None, request.assignment.pool)
+                )
