@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import threading
@@ -11,11 +12,11 @@ import threading
 import pytest
 
 import bulktransfer as bulk
-from bulktransfer import Direction, Trust
+from bulktransfer import Direction, EventKind, Trust
 from bulktransfer.core.scheme import backend_for
 from bulktransfer.messages import Hello
 from bulktransfer.wire.control import CODEC
-from worlds import PATIENCE_S, World, together
+from worlds import PATIENCE_S, World, take, together
 
 SCHEMES = ("local", "shm")
 
@@ -178,3 +179,26 @@ def drain_until_end(channel):
             channel.receive(PATIENCE_S)
     except bulk.BulkError as error:
         return type(error)
+
+
+def readable(thing, timeout_s=0.0):
+    return bool(select.select([thing], [], [], timeout_s)[0])
+
+
+def line(world, callbacks=None, count=4):
+    """A channel whose sink has callbacks, and an allocator at its source."""
+    a, b = world.domains(2)
+    tx, rx = world.channel(a, b, meta_size=8, binder={"callbacks": callbacks})
+    alloc = world.allocator(a, count=count)
+    asking = Background(lambda: tx.assign_pool(alloc.pool))
+    take(rx, EventKind.POOL_ASSIGNED)
+    asking.result()
+    return tx, rx, alloc
+
+
+def receive_on(channel, timeout=PATIENCE_S, into=None):
+    """Receive until that raises; what comes goes to `into`."""
+    while True:
+        event = channel.receive(timeout)
+        if into is not None:
+            into.append(event)

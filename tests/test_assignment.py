@@ -7,13 +7,13 @@ import gc
 import resource
 import weakref
 
-import meeting
 import pytest
-from meeting import Background, create, pump, serve
-from worlds import INVALID, PATIENCE_S, READ_WRITE, ledger, nothing_comes, take, together
 
 import bulktransfer as bulk
+import meeting
 from bulktransfer import EventKind, Role, Trust
+from meeting import Background, pump, serve
+from worlds import INVALID, PATIENCE_S, ledger, nothing_comes, take, together
 
 scheme, world = meeting.scheme, meeting.world
 
@@ -441,7 +441,7 @@ def test_a_timeout_with_done_bounds_the_outcome(world):
     alloc = world.allocator(tx.domain)
     outcomes = []
     tx.assign_pool(alloc.pool, done=outcomes.append, timeout=0.002)
-    serve(tx, lambda: tx.pending_outcomes())
+    serve(tx, tx.pending_outcomes)
     assert nothing_comes(tx)
     assert isinstance(outcomes[0].error, TimeoutError)
     assert tx.pools == ()

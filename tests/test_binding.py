@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 
-import meeting
 import pytest
-from meeting import Background, Interrupter, bind, bound, create, hello, knock, pump, serve
-from worlds import PATIENCE_S, take, together
 
 import bulktransfer as bulk
+import meeting
 from bulktransfer import ChannelState, Direction, EventKind, Role, Trust
+from meeting import Background, Interrupter, bind, bound, create, hello, knock, pump, serve
+from worlds import PATIENCE_S, take, together
 
 scheme, world = meeting.scheme, meeting.world
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 
-import meeting
 import pytest
-from meeting import Background, pump
-from worlds import READ_WRITE, nothing_comes, take
 
 import bulktransfer as bulk
+import meeting
 from bulktransfer import EventKind
+from meeting import Background, pump, receive_on
+from worlds import READ_WRITE, nothing_comes, take
 
 scheme, world = meeting.scheme, meeting.world
 
@@ -215,8 +215,7 @@ def test_the_peers_end_settles_every_continuation_in_order(world):
     assert rx.receive()
     rx.close()
     with pytest.raises(bulk.EndOfChannelError):
-        while True:
-            tx.receive()
+        receive_on(tx)
     # close takes what was published: the two others were taken by the peer's library
     assert seen[0] is type(None)
     assert len(seen) == 3

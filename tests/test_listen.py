@@ -6,13 +6,13 @@ import gc
 import select
 import warnings
 
-import meeting
 import pytest
-from meeting import Background, hello, knock
-from worlds import PATIENCE_S, take
 
 import bulktransfer as bulk
+import meeting
 from bulktransfer import ChannelSpec, ChannelState, Direction, EventKind, Role, Trust
+from meeting import Background, hello, knock, receive_on
+from worlds import PATIENCE_S, take
 
 scheme, world = meeting.scheme, meeting.world
 BOTH = [
@@ -144,15 +144,16 @@ def test_one_veto_refuses_all_channels_and_nothing_is_left(world):
     def judge(_):
         raise RuntimeError("members only")
 
-    specs = [BOTH[0], ChannelSpec(direction=Direction.TX, trust=Trust.FULL, callbacks=bulk.Callbacks(bind_received=judge))]
+    callbacks = bulk.Callbacks(bind_received=judge)
+    specs = [BOTH[0], ChannelSpec(direction=Direction.TX, trust=Trust.FULL, callbacks=callbacks)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         listener = bulk.listen(f"{world.scheme}:", specs, domain=bulk.Domain())
         world.made.append(listener)
         client = Background(lambda: connect(world, listener))
+        while client.running:
+            listener.domain.serve()
         with pytest.raises(TimeoutError):
-            while client.running:
-                listener.accept(0.01)
             listener.accept(0)
         with pytest.raises(bulk.BindRefusedError, match="members only"):
             client.result()
@@ -215,12 +216,12 @@ def test_bind_and_connect_reach_a_single_channel_alike(world):
 
 
 def test_close_ends_accept_and_refuses_those_that_wait(world, listener):
-    waiting = Background(lambda: listener.accept())
+    waiting = Background(listener.accept)
     client = Background(lambda: connect(world, listener))
     assert waiting.result()
     world.made.extend(waiting.result())
     client.result()
-    again = Background(lambda: listener.accept())
+    again = Background(listener.accept)
     listener.close()
     listener.close()
     with pytest.raises(bulk.ClosedChannelError):
@@ -247,10 +248,8 @@ def test_clients_that_nobody_accepted_are_told_at_close(world, listener):
 
 def test_iteration_accepts_until_close(world, listener):
     clients = [Background(lambda: connect(world, listener)) for _ in range(3)]
-    count = 0
-    for channels in listener:
+    for count, channels in enumerate(listener, 1):
         world.made.extend(channels)
-        count += 1
         if count == 3:
             listener.close()
     assert all(client.result() for client in clients)
@@ -320,7 +319,6 @@ def test_a_server_process_serves_clients_that_are_killed_one_after_the_other(spa
             child.kill()
             for channel in (down, up):
                 with pytest.raises(bulk.BrokenChannelError):
-                    while True:
-                        channel.receive(PATIENCE_S)
+                    receive_on(channel)
         gc.collect()
         assert len(listener.domain.pools) == 0

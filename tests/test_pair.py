@@ -10,11 +10,11 @@ import subprocess
 import sys
 
 import pytest
-from meeting import Background
-from worlds import PATIENCE_S, take
 
 import bulktransfer as bulk
 from bulktransfer import ChannelState, Direction, EventKind, Role, Trust
+from meeting import Background, receive_on
+from worlds import PATIENCE_S, take
 
 bulk.current_domain()
 
@@ -86,8 +86,7 @@ def test_the_endpoint_travels_by_number(spawn):
         assert child.receive() == b"by number"
         child.join()
         with pytest.raises(bulk.EndOfChannelError):
-            while True:
-                here.receive(PATIENCE_S)
+            receive_on(here)
 
 
 def test_both_ends_in_one_process_agree_on_roles_and_trust():
@@ -159,7 +158,7 @@ def test_the_other_end_may_bind_as_late_as_it_likes():
 
 def test_an_endpoint_pickles_only_while_a_child_is_started():
     here, there = pair()
-    with there, here, pytest.raises(RuntimeError, match="inheritance|spawning"):
+    with there, here, pytest.raises(RuntimeError, match=r"inheritance|spawning"):
         pickle.dumps(there)
 
 
@@ -220,6 +219,5 @@ def test_an_example_of_a_child_by_subprocess_and_number():
             here.move(alloc.alloc())
             assert child.wait(PATIENCE_S) == 0
             with pytest.raises((bulk.EndOfChannelError, bulk.BrokenChannelError)):
-                while True:
-                    here.receive(PATIENCE_S)
+                receive_on(here)
             assert alloc.detached == 0

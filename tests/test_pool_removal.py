@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 
-import meeting
 import pytest
-from meeting import Background, pump
-from worlds import INVALID, PATIENCE_S, nothing_comes, take, together
 
 import bulktransfer as bulk
+import meeting
 from bulktransfer import EventKind, Role, Trust
+from meeting import Background, pump
+from worlds import INVALID, PATIENCE_S, nothing_comes, take, together
 
 scheme, world = meeting.scheme, meeting.world
 

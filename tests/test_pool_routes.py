@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import bulktransfer as bulk
 import meeting
+from bulktransfer import EventKind
 from meeting import Background, create, pump
 from worlds import INVALID, PATIENCE_S, READ_WRITE, take, together
-
-import bulktransfer as bulk
-from bulktransfer import EventKind
 
 scheme, world = meeting.scheme, meeting.world
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 import threading
 
-import meeting
 import pytest
-from meeting import Background, Interrupter, bind, create
-from worlds import PATIENCE_S, nothing_comes, take
 
 import bulktransfer as bulk
-from bulktransfer import ChannelState, Direction, EventKind, Trust
+import meeting
+from bulktransfer import ChannelState, EventKind
+from meeting import Background, Interrupter, bind, create, receive_on
+from worlds import PATIENCE_S, nothing_comes, take
 
 scheme, world = meeting.scheme, meeting.world
 WAITS = ["auto", "spin", "block"]
@@ -144,9 +144,7 @@ def test_a_callback_that_raises_leaves_receive_and_consumes_its_event_only(world
     def copied(event):
         raise LookupError(event.meta.decode())
 
-    tx, rx = world.channel(
-        *world.domains(2), meta_size=4, binder={"callbacks": bulk.Callbacks(copy_received=copied)}
-    )
+    tx, rx = world.channel(*world.domains(2), meta_size=4, binder={"callbacks": bulk.Callbacks(copy_received=copied)})
     alloc = world.allocator(tx.domain)
     world.assign(tx, rx, alloc.pool)
     for call in (lambda: [rx.receive()], rx.receive_nowait, lambda: rx.receive_many(9), rx.receive_buffer):
@@ -285,7 +283,7 @@ def test_a_wait_on_one_channel_serves_the_requests_of_the_others(world, wait):
     _, quiet = world.channel(a, b, binder={"wait": wait})
     tx, rx = world.channel(a, b)
     alloc = world.allocator(a)
-    waiting = Background(lambda: quiet.receive())
+    waiting = Background(quiet.receive)
     tx.assign_pool(alloc.pool)  # nobody receives on rx
     tx.remove_pool(alloc.pool)
     tx.assign_pool(alloc.pool)
@@ -361,7 +359,7 @@ def test_a_long_veto_callback_does_not_keep_other_threads_from_their_channels(wo
     world.assign(here, there, quick.pool)
     here.move(quick.alloc())
     assert take(there, EventKind.MOVE_RECEIVED)
-    own = Background(lambda: rx.receive())  # waits until the callback is over
+    own = Background(rx.receive)  # waits until the callback is over
     leave.set()
     asking.result()
     tx.move(slow.alloc())
@@ -387,8 +385,7 @@ def test_keyboard_interrupt_leaves_a_receive_and_loses_no_event(world, wait):
         tx.move(alloc.alloc(), bytes([i, i]))
         events = []
         with Interrupter(lambda events=events: events), pytest.raises(KeyboardInterrupt):
-            while True:
-                events.append(rx.receive())
+            receive_on(rx, None, events)
         assert [event.meta for event in events] == [bytes([i, i])]
         rx.pass_(events[0].buffer)
         alloc.free(tx.receive_buffer(PATIENCE_S).buffer)
@@ -413,77 +410,3 @@ def test_signals_with_handlers_that_return_do_not_end_a_wait(world):
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert len(hits) >= 5
-
-
-# -- nothing is lost -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cores", [1, 2])
-@pytest.mark.parametrize("wait", WAITS)
-def test_no_wake_up_is_lost_between_two_processes(spawn, wait, cores):
-    def echo(pipe, address, back, wait, core):
-        import os
-
-        import bulktransfer as bulk
-
-        os.sched_setaffinity(0, {core})
-        rx, tx = bulk.bind(address, wait=wait), bulk.bind(back, wait=wait)
-        pipe.send("ready")
-        try:
-            while True:
-                for event in rx.receive_many(64):
-                    if event.buffer is not None:
-                        tx.move(event.buffer)
-        except bulk.EndOfChannelError:
-            pipe.send("end")
-
-    import os
-
-    available = sorted(os.sched_getaffinity(0))
-    if len(available) < cores:
-        pytest.skip("one core only")
-    try:
-        os.sched_setaffinity(0, {available[0]})
-        out = bulk.create("shm:", direction=Direction.TX, trust=Trust.FULL, wait=wait, limits=bulk.Limits(slot_count=4))
-        back = bulk.create("shm:", direction=Direction.RX, trust=Trust.FULL, wait=wait)
-        child = spawn(echo, out.address, back.address, wait, available[cores - 1])
-        out.wait_bound(PATIENCE_S)
-        back.wait_bound(PATIENCE_S)
-        assert child.receive() == "ready"
-        with bulk.Allocator(count=16, size=4096) as alloc:
-            out.assign_pool(alloc.pool)
-            back.assign_pool(alloc.pool)
-            for i in range(1500):
-                window = 1 + i % 16  # rings that are empty, part full, full, and beyond
-                for buffer in alloc.alloc_many(window):
-                    out.move(buffer)
-                for _ in range(window):
-                    alloc.free(back.receive_buffer().buffer)
-        out.close()
-        assert child.receive() == "end"
-        back.close()
-        child.join()
-    finally:
-        os.sched_setaffinity(0, available)
-
-
-def test_a_blocked_alloc_of_a_reclaiming_pool_is_woken(spawn):
-    def sink(pipe, address):
-        import bulktransfer as bulk
-
-        rx = bulk.bind(address)
-        try:
-            while True:
-                rx.pass_(rx.receive_buffer().buffer)
-        except bulk.EndOfChannelError:
-            return
-
-    tx = bulk.create("shm:", direction=Direction.TX, trust=Trust.FULL)
-    child = spawn(sink, tx.address)
-    tx.wait_bound(PATIENCE_S)
-    with bulk.Allocator(count=2, size=4096, reclaim=True) as alloc:
-        tx.assign_pool(alloc.pool)
-        for _ in range(2000):
-            tx.move(alloc.alloc(timeout=None))
-        tx.close()
-        child.join()

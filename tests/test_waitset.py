@@ -3,203 +3,22 @@
 from __future__ import annotations
 
 import gc
-import select
 
-import meeting
 import pytest
-from meeting import Background, bind, create
-from worlds import PATIENCE_S, nothing_comes, take, together
 
 import bulktransfer as bulk
+import meeting
 from bulktransfer import EventKind
+from meeting import Background, bind, create, line, readable
+from worlds import PATIENCE_S, take, together
 
 scheme, world = meeting.scheme, meeting.world
-
-
-def readable(thing, timeout_s=0.0):
-    return bool(select.select([thing], [], [], timeout_s)[0])
-
-
-def line(world, callbacks=None, count=4):
-    """A channel whose sink has callbacks, and an allocator at its source."""
-    a, b = world.domains(2)
-    tx, rx = world.channel(a, b, meta_size=8, binder={"callbacks": callbacks})
-    alloc = world.allocator(a, count=count)
-    asking = Background(lambda: tx.assign_pool(alloc.pool))
-    take(rx, EventKind.POOL_ASSIGNED)
-    asking.result()
-    return tx, rx, alloc
 
 
 @pytest.fixture
 def ws():
     with bulk.WaitSet() as made:
         yield made
-
-
-# -- the descriptor of a channel -----------------------------------------------------------------------------------
-
-
-def test_the_descriptor_is_one_number_from_before_binding_to_the_end(world):
-    creator = create(world)
-    number = creator.fileno()
-    binder = bind_quietly(world, creator)
-    assert creator.fileno() == number
-    binder.close()
-    with pytest.raises(bulk.EndOfChannelError):
-        while True:
-            creator.receive()
-    assert readable(number)
-
-
-def bind_quietly(world, creator):
-    """A binder; its creator is served only while its descriptor is readable."""
-    binder = Background(lambda: bind(world, creator.address))
-    while binder.running:
-        if readable(creator, 0.01):
-            try:
-                creator.receive_nowait()
-            except bulk.WouldBlock:
-                continue
-    return binder.result()
-
-
-def test_the_descriptor_is_silent_until_a_binder_knocks(world):
-    creator = create(world)
-    assert creator.fileno() >= 0
-    with pytest.raises(bulk.WouldBlock):
-        creator.receive_nowait()
-    assert not readable(creator)
-    outcomes = []
-    binder = bulk.bind(creator.address, done=outcomes.append, domain=bulk.Domain())
-    world.made.append(binder)
-    assert readable(creator, PATIENCE_S)
-    kinds = []
-    while not (outcomes and kinds):
-        for end in (creator, binder):
-            try:
-                kinds.append(end.receive_nowait().kind)
-            except bulk.WouldBlock:
-                continue
-    assert kinds == [EventKind.BIND_RECEIVED]
-
-
-def test_the_descriptor_of_a_binding_channel_tells_of_the_outcome(world):
-    creator = create(world)
-    outcomes = []
-    binder = bulk.bind(creator.address, done=outcomes.append, domain=bulk.Domain())
-    world.made.append(binder)
-    number = binder.fileno()
-    serving = Background(lambda: creator.wait_bound(PATIENCE_S))
-    while not outcomes:
-        assert readable(number, PATIENCE_S)
-        with pytest.raises(bulk.WouldBlock):
-            binder.receive_nowait()
-    serving.result()
-    assert binder.fileno() == number
-
-
-def test_the_descriptor_stays_readable_until_receive_nowait_would_block(world):
-    tx, rx, alloc = line(world)
-    assert rx.fileno() >= 0
-    assert nothing_comes(rx)
-    assert not readable(rx)
-    tx.move_many([alloc.alloc() for _ in range(3)])
-    for _ in range(3):
-        assert readable(rx, PATIENCE_S)
-        assert rx.receive_nowait().kind is EventKind.MOVE_RECEIVED
-    assert readable(rx)
-    assert nothing_comes(rx)
-    assert not readable(rx)
-    tx.move(alloc.alloc())
-    assert readable(rx, PATIENCE_S)
-
-
-@pytest.mark.parametrize("call", ["receive", "receive_buffer", "receive_many", "serve", "other channel"])
-def test_what_other_calls_leave_keeps_the_descriptor_readable(world, call):
-    tx, rx, alloc = line(world)
-    rx.fileno()
-    assert nothing_comes(rx)
-    other, _ = world.channel(rx.domain, bulk.Domain())
-    second = world.allocator(tx.domain)
-    outcomes = []
-    tx.assign_pool(second.pool, done=outcomes.append)
-    while not outcomes:
-        rx.serve()
-        assert nothing_comes(tx)
-    tx.move(alloc.alloc(), b"a")
-    tx.move(alloc.alloc(), b"b")
-    if call == "receive_buffer":
-        assert rx.receive_buffer().meta == b"a"
-    elif call == "serve":
-        rx.serve()
-    elif call == "other channel":
-        with pytest.raises(TimeoutError):
-            other.receive(0.001)
-    else:
-        rx.receive() if call == "receive" else rx.receive_many(1)
-    assert readable(rx, PATIENCE_S)
-    while not nothing_left(rx):
-        continue
-    assert not readable(rx)
-
-
-def nothing_left(channel):
-    try:
-        channel.receive_nowait()
-    except bulk.WouldBlock:
-        return True
-    return False
-
-
-def test_a_blocking_receive_between_leaves_the_rest_readable(world):
-    tx, rx, alloc = line(world)
-    rx.fileno()
-    assert nothing_comes(rx)
-    waiting = Background(rx.receive)
-    tx.move_many([alloc.alloc() for _ in range(3)])
-    assert waiting.result().kind is EventKind.MOVE_RECEIVED
-    assert readable(rx, PATIENCE_S)
-    for _ in range(2):
-        assert rx.receive_nowait()
-    assert nothing_comes(rx)
-    assert not readable(rx)
-
-
-@pytest.mark.parametrize("how", ["close", "own close"])
-def test_the_descriptor_is_readable_at_the_end(world, how):
-    tx, rx, _ = line(world)
-    number = rx.fileno()
-    assert nothing_comes(rx)
-    if how == "close":
-        tx.close()
-        assert readable(number, PATIENCE_S)
-        assert take(rx, EventKind.TEARDOWN_RECEIVED)
-        assert readable(number)
-        with pytest.raises(bulk.EndOfChannelError):
-            rx.receive_nowait()
-        with pytest.raises(bulk.EndOfChannelError):
-            rx.receive_nowait()
-    else:
-        rx.close()
-        with pytest.raises(bulk.ClosedChannelError):
-            rx.receive_nowait()
-        with pytest.raises(bulk.ClosedChannelError):
-            rx.fileno()
-
-
-def test_the_descriptor_tells_of_an_outcome(world):
-    tx, rx, alloc = line(world)
-    tx.fileno()
-    outcomes = []
-    tx.move(alloc.alloc(), done=outcomes.append)
-    assert nothing_comes(tx)
-    assert not readable(tx)
-    assert take(rx, EventKind.MOVE_RECEIVED)
-    assert readable(tx, PATIENCE_S)
-    assert nothing_comes(tx)
-    assert len(outcomes) == 1
-    assert not readable(tx)
 
 
 # -- the set -------------------------------------------------------------------------------------------------------

@@ -41,7 +41,11 @@ class Configuration(NamedTuple):
     def name(self) -> str:
         """What it is called on the command line."""
         parts = [self.plan, f"{self.buffers}b", "shared" if self.shared else "apart"]
-        parts += {"all": ["ends"], "close": ["close"], "": []}[self.ends] + ["deaths"] * bool(self.deaths) + ["assign"] * self.assignments
+        parts += (
+            {"all": ["ends"], "close": ["close"], "": []}[self.ends]
+            + ["deaths"] * bool(self.deaths)
+            + ["assign"] * self.assignments
+        )
         return "-".join(parts + ([f"d{self.depth}"] if self.depth else []))
 
 
@@ -61,6 +65,37 @@ PLANS = {
     "exchange": Plan(((0, 1, SOURCE), (1, 2, SOURCE), (2, 1, SOURCE))),  # a circle that the owner is not part of
     "ring": Plan(((0, 1, SOURCE), (1, 2, SOURCE), (2, 0, SOURCE))),
 }
+
+
+_QUICK = {"pair", "receive-master", "loopback", "chain", "inlet", "middle", "fan", "echo"}
+_QUICK_APART = {"pair", "receive-master", "loopback", "chain", "fan"}
+_DEADLY = {name: tuple(range(1 + max(max(c[:2]) for c in plan.channels))) for name, plan in PLANS.items()}
+
+
+def configurations() -> list[Configuration]:
+    """Everything that is explored: `--quick` takes those that are marked, the whole takes about half an hour."""
+    found = []
+    for shared, quick in ((True, _QUICK), (False, _QUICK_APART)):
+        for plan in PLANS:
+            if plan != "diamond":
+                found.append(Configuration(plan, 1, shared, "close", _DEADLY[plan], quick=plan in quick))
+                large = plan in ("twice", "ring", "exchange")
+                found.append(Configuration(plan, 1, shared, "all", depth=12 if large else 0))
+        found += [
+            Configuration("pair", 1, shared, "close", (0, 1), assignments=True, quick=True),
+            Configuration("echo", 1, shared, "", assignments=True),
+            Configuration("diamond", 1, shared, "", quick=True),
+            Configuration("diamond", 1, shared, "close", depth=0 if shared else 14),
+            Configuration("diamond", 1, shared, "close", _DEADLY["diamond"], depth=10),
+            Configuration("pair", 2, shared, "all", (0, 1), quick=shared),
+            Configuration("chain", 2, shared, "", quick=True),
+            Configuration("fan", 2, shared, ""),
+            Configuration("echo", 2, shared, "close", depth=0 if shared else 12),
+            Configuration("chain", 2, shared, "close", _DEADLY["chain"]),
+            Configuration("fan", 2, shared, "close", depth=0 if shared else 16),
+            Configuration("diamond", 2, shared, "", depth=0 if shared else 16),
+        ]
+    return found
 
 
 def start(configuration: Configuration, mistakes: frozenset[str] = frozenset()) -> State:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from . import mistakes as known
-from .configurations import PLANS, Configuration, start, symmetries
+from .configurations import Configuration, configurations, start, symmetries
 from .delivery import VIOLATION
 from .encode import canonical
 from .invariants import IN_THE_END, broken
@@ -121,12 +121,6 @@ def _trace(
                 state = after
                 break
     return tuple(steps)
-
-
-def configurations() -> list[Configuration]:
-    """What is explored: each plan with shared memory and without; with two buffers where one leaves room for more."""
-    found = []
-    return [Configuration(plan, ends=e, shared=shared) for plan in PLANS for shared in (True, False) for e in ("all", "close")]
 
 
 def table(results: list[Found]) -> str:

@@ -244,7 +244,7 @@ def may_remove(state: State, channel: int, side: int, pool: int) -> bool:
         view = state.views[domain][buffer]
         if (view.out | view.held) >> channel & 1:
             return False
-        if mine and is_away(state, channel, side, buffer):
+        if mine and not view.owned and view.via == channel:  # also where a copy of it came back
             return False
         if view.owned and view.via == channel and not mine:
             return False

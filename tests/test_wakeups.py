@@ -1,0 +1,82 @@
+"""No wake-up is lost, on one core or two, however full the rings are."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+import bulktransfer as bulk
+from bulktransfer import Direction, Trust
+from worlds import PATIENCE_S
+
+WAITS = ["auto", "spin", "block"]
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("wait", WAITS)
+def test_no_wake_up_is_lost_between_two_processes(spawn, wait, cores):
+    def echo(pipe, address, back, wait, core):
+        import os
+
+        import bulktransfer as bulk
+
+        os.sched_setaffinity(0, {core})
+        rx, tx = bulk.bind(address, wait=wait), bulk.bind(back, wait=wait)
+        pipe.send("ready")
+        try:
+            while True:
+                for event in rx.receive_many(64):
+                    if event.buffer is not None:
+                        tx.move(event.buffer)
+        except bulk.EndOfChannelError:
+            pipe.send("end")
+
+    available = sorted(os.sched_getaffinity(0))
+    if len(available) < cores:
+        pytest.skip("one core only")
+    try:
+        os.sched_setaffinity(0, {available[0]})
+        out = bulk.create("shm:", direction=Direction.TX, trust=Trust.FULL, wait=wait, limits=bulk.Limits(slot_count=4))
+        back = bulk.create("shm:", direction=Direction.RX, trust=Trust.FULL, wait=wait)
+        child = spawn(echo, out.address, back.address, wait, available[cores - 1])
+        out.wait_bound(PATIENCE_S)
+        back.wait_bound(PATIENCE_S)
+        assert child.receive() == "ready"
+        with bulk.Allocator(count=16, size=4096) as alloc:
+            out.assign_pool(alloc.pool)
+            back.assign_pool(alloc.pool)
+            for i in range(1500):
+                window = 1 + i % 16  # rings that are empty, part full, full, and beyond
+                for buffer in alloc.alloc_many(window):
+                    out.move(buffer)
+                for _ in range(window):
+                    alloc.free(back.receive_buffer().buffer)
+        out.close()
+        assert child.receive() == "end"
+        back.close()
+        child.join()
+    finally:
+        os.sched_setaffinity(0, available)
+
+
+def test_a_blocked_alloc_of_a_reclaiming_pool_is_woken(spawn):
+    def sink(pipe, address):
+        import bulktransfer as bulk
+
+        rx = bulk.bind(address)
+        try:
+            while True:
+                rx.pass_(rx.receive_buffer().buffer)
+        except bulk.EndOfChannelError:
+            return
+
+    tx = bulk.create("shm:", direction=Direction.TX, trust=Trust.FULL)
+    child = spawn(sink, tx.address)
+    tx.wait_bound(PATIENCE_S)
+    with bulk.Allocator(count=2, size=4096, reclaim=True) as alloc:
+        tx.assign_pool(alloc.pool)
+        for _ in range(2000):
+            tx.move(alloc.alloc(timeout=None))
+        tx.close()
+        child.join()
