@@ -22,6 +22,7 @@ cdef class Waiters:
     cdef public int waiting
     cdef public set loose
     cdef public uint64_t deadline_ns
+    cdef public int drowsy  # threads that sleep for long though another thread may clear what would wake them
     cdef public uint64_t news  # grows with everything that a waiting thread should look at
 
 cdef class Outcome:
@@ -60,7 +61,7 @@ cdef class ChannelCore:
     cdef public int kick_fd
     cdef public int bed
     cdef public int pidfd
-    cdef int unread
+    cdef uint32_t asked_at
     cdef int kicked
     cdef int sleepers
     cdef public int spin_mode
@@ -88,7 +89,8 @@ cdef class ChannelCore:
     cdef Event take_transfer(self, bt_entry* entry, uint8_t* meta, int act)
     cdef Event take_refusal(self, bt_entry* entry)
     cdef int fire_outcomes(self) except -1
-    cdef bint known(self, Outcome o)
+    cdef bint known(self, Outcome o) except -1
+    cdef uint64_t passed(self) except? 0
     cdef int drain(self) except -1
     cdef bint arm(self, bint outcomes=*) except -1
     cdef Event wait_event(self, object timeout)

@@ -18,6 +18,7 @@ class Waiters:
     loose: set[int]
     deadline_ns: int
     news: int
+    drowsy: int
     def __init__(self, epoll: int) -> None: ...
 
 class Outcome:

@@ -94,7 +94,9 @@ cdef extern from *:
     void bt_ring_data(bt_link* link) nogil
     void bt_tx_fill(bt_tx* tx, uint32_t ahead, const bt_entry* entry, const uint8_t* meta) nogil
     void bt_tx_publish(bt_tx* tx, uint32_t count) nogil
-    int bt_tx_refresh(bt_tx* tx) nogil
+    int bt_link_refresh(bt_link* link, uint64_t* consumed) nogil
+    uint32_t bt_link_asked(const bt_link* link) nogil
+    void bt_carrier_release(bt_carrier* c, bt_link* link) nogil
     int64_t bt_rx_look(bt_rx* rx) nogil
     int64_t bt_rx_look_again(bt_rx* rx) nogil
     int bt_rx_take(bt_rx* rx, bt_entry* entry, uint8_t* meta, uint32_t limit) nogil
@@ -126,7 +128,7 @@ cdef extern from *:
 
 cdef tuple ACTS = ("move", "pass", "copy", "release")
 cdef int CONNECTED = states.ChannelState.CONNECTED.value
-cdef enum: AUTO_SPIN_NS = 50000, WATCH_NS = 1000000, RECHECK_NS = 50000000, INBOX_MAX = 256, UNREAD_MAX = 64, BY_GENERIC = 3
+cdef enum: AUTO_SPIN_NS = 50000, WATCH_NS = 1000000, RECHECK_NS = 50000000, INBOX_MAX = 256, UNREAD_MAX = 128, BY_GENERIC = 3
 cdef enum: SPIN_NEVER = 0, SPIN_A_WHILE = 1, SPIN_ALWAYS = 2
 cdef bt_carrier* the_carrier = NULL
 cdef uint32_t last_number = 0
@@ -191,6 +193,7 @@ cdef class Waiters:
         self.loose = set()
         self.deadline_ns = 0
         self.news = 1
+        self.drowsy = 0
 
 
 cdef class Outcome:
@@ -254,7 +257,10 @@ cdef class ChannelCore:
         self.link = NULL
         if self.hung_up:
             bt_link_end(link)
-        bt_link_release(link)
+        if the_carrier != NULL and the_carrier.generation == registry().generation:
+            bt_carrier_release(the_carrier, link)
+        else:
+            bt_link_release(link)
 
     @property
     def linked(self):
@@ -661,8 +667,7 @@ cdef class ChannelCore:
         """Whether, as far as this side knows, every buffer of the pool has come home."""
         if self.link == NULL:
             return False
-        bt_tx_refresh(&BT_FULL(self.link).tx)
-        return bool(bt_may_remove(&a.c, BT_FULL(self.link).tx.consumed))
+        return bool(bt_may_remove(&a.c, self.passed()))
 
     # ---- receiving ----
 
@@ -863,9 +868,7 @@ cdef class ChannelCore:
             return 0
         o = <Outcome> self.outcomes[0]
         if self.link != NULL:
-            if bt_tx_refresh(&BT_FULL(self.link).tx) < 0:
-                self._violation("its consumed index went back, or beyond what was published")
-            consumed = BT_FULL(self.link).tx.consumed
+            consumed = self.passed()
             if <int64_t> (consumed - o.end) < 0:
                 return 0
             refusals = bt_link_refusals(self.link)
@@ -889,12 +892,13 @@ cdef class ChannelCore:
     def settle_outcomes(self, error):
         """The channel ends: what the peer took succeeded, what it did not take gets `error`."""
         cdef Outcome o
+        cdef uint64_t consumed = 0
         if self.link == NULL:
             return
-        bt_tx_refresh(&BT_FULL(self.link).tx)
+        bt_link_refresh(self.link, &consumed)  # a word that cannot be changes nothing, and the channel ends
         for item in self.outcomes:
             o = <Outcome> item
-            if o.error is None and <int64_t> (BT_FULL(self.link).tx.consumed - o.end) < 0:
+            if o.error is None and <int64_t> (consumed - o.end) < 0:
                 o.error = error
 
     cdef int drain(self) except -1:
@@ -922,7 +926,6 @@ cdef class ChannelCore:
         if self.link == NULL:
             return True
         o = <Outcome> self.outcomes[0]
-        bt_tx_refresh(&BT_FULL(self.link).tx)
         return bool(self.known(o))
 
     def settled(self, Outcome outcome not None, done):
@@ -960,7 +963,7 @@ cdef class ChannelCore:
             life.fd = self.pidfd
             life.events = POLLIN
             c_poll(&life, 1, 0)
-        self.unread = 0
+        self.asked_at = bt_link_asked(self.link)
         while True:
             size = bt_message_receive(self.link.sock, &message)
             if size == 1 and message.fd_count == 0:
@@ -1132,14 +1135,20 @@ cdef class ChannelCore:
         if outcomes and self.outcomes:
             o = <Outcome> self.outcomes[0]
             while not bt_link_await(self.link):
-                if bt_tx_refresh(&BT_FULL(self.link).tx) < 0:
-                    self._violation("its consumed index went back, or beyond what was published")
+                self.passed()
             return not self.known(o)
         return True
 
-    cdef bint known(self, Outcome o):
+    cdef uint64_t passed(self) except? 0:
+        """The position up to which the peer has taken what was sent."""
+        cdef uint64_t consumed = 0
+        if bt_link_refresh(self.link, &consumed) < 0:
+            self._violation("its consumed index went back, or beyond what was published")
+        return consumed
+
+    cdef bint known(self, Outcome o) except -1:
         """Whether it is clear how an operation ended: the peer passed it, and every refusal that it made is here."""
-        return <int64_t> (BT_FULL(self.link).tx.consumed - o.end) >= 0 and (
+        return <int64_t> (self.passed() - o.end) >= 0 and (
             o.end == 0 or bt_link_refusals(self.link) <= self.refused_there)
 
     cdef Event wait_event(self, object timeout):
@@ -1212,7 +1221,9 @@ cdef class ChannelCore:
     cdef int block(self, int64_t left_ns, bint mine=True, bint outcomes=True, uint64_t news=0) except -1:
         """Sleep until the peer rings, something happens in the domain, or the time is over; serve what did.
 
-        news: the domain's count when the caller looked last, if it looks at what other threads change.
+        news: the domain's count when the caller looked last, if it looks at what other threads change. Such a caller
+        may miss a kick that another thread clears: it sleeps for long only while nobody else sleeps, and no kick is
+        cleared while somebody does.
         """
         cdef pollfd fds[4]
         cdef Waiters w = self.waiters
@@ -1220,6 +1231,9 @@ cdef class ChannelCore:
         cdef uint64_t now
         cdef bt_link* held
         cdef int bits = 0, hint = 0
+        cdef bint alone = False
+        if w.drowsy and left_ns != 0:
+            self._rouse()
         if self.bed < 0 or not self.loose or len(w.loose) > 1:
             hint = self._before_block()
         if hint == 2 or (news and news != w.news):  # something came in meanwhile
@@ -1229,6 +1243,8 @@ cdef class ChannelCore:
         if not mine:  # another thread receives here: it reads the socket, this one only looks at the outcome
             left_ns = RECHECK_NS if left_ns < 0 else min(left_ns, RECHECK_NS)
         elif self.link != NULL and left_ns != 0:
+            if bt_link_asked(self.link) - self.asked_at >= UNREAD_MAX:
+                self.take_bells()  # before the bells that were left unread fill the socket
             if not self.arm(outcomes):
                 self.wake()
                 return 0
@@ -1238,6 +1254,9 @@ cdef class ChannelCore:
                 left_ns = 0
             elif left_ns < 0 or <uint64_t> left_ns > w.deadline_ns - now:
                 left_ns = w.deadline_ns - now
+        if news and (left_ns < 0 or left_ns > RECHECK_NS):
+            alone = w.waiting == 0
+            left_ns = left_ns if alone else RECHECK_NS
         ms = -1 if left_ns < 0 else 2000000000 if left_ns > 2000000000000000 else <int> ((left_ns + 999999) // 1000000)
         memset(fds, 0, sizeof(fds))
         fds[0].fd = self.kick_fd
@@ -1245,6 +1264,7 @@ cdef class ChannelCore:
         fds[0].events = fds[1].events = POLLIN
         cdef int bed = self.bed if self.link != NULL and not self.hung_up and mine else -1
         w.waiting += 1
+        w.drowsy += alone
         self.sleepers += mine
         if left_ns != 0:
             self.waits += 1
@@ -1263,6 +1283,7 @@ cdef class ChannelCore:
             if held != NULL:
                 bt_link_release(held)
         w.waiting -= 1
+        w.drowsy -= alone
         self.sleepers -= mine
         if mine:
             self.wake()
@@ -1271,11 +1292,11 @@ cdef class ChannelCore:
                 raise OSError(error, _os.strerror(error))
             PyErr_CheckSignals()
             return 0
-        if bits & BT_BY_KICK:
+        if bits & BT_BY_KICK and (mine or self.busy != 1) and not w.drowsy:
             self._clear_kick()
         if bits & BT_BY_SOCKET and self.link != NULL:
-            self.unread += 1  # a bell need not be read, what else came must be
-            if bits & BT_BY_HANG_UP or self.unread >= UNREAD_MAX or bt_rx_look_again(&BT_FULL(self.link).rx) == 0:
+            # a bell need not be read, what else came must be
+            if bits & BT_BY_HANG_UP or bt_rx_look_again(&BT_FULL(self.link).rx) == 0:
                 self.take_bells()
             else:
                 self.carry()
@@ -1312,7 +1333,7 @@ cdef class ChannelCore:
 
         Data that arrives waits in the queue. Raises: WouldBlock (inside a callback), KeyboardInterrupt.
         """
-        cdef int64_t left_ns = -1, cap
+        cdef int64_t left_ns = -1
         cdef uint64_t end_ns = 0, now, news
         if predicate():
             return True
@@ -1321,18 +1342,21 @@ cdef class ChannelCore:
         left_ns = span_ns(timeout)
         if left_ns >= 0:
             end_ns = bt_now_ns() + left_ns
-        while True:
-            self.serve()
-            news = self.waiters.news
-            if predicate():
-                return True
-            if left_ns == 0:
-                return False
-            cap = left_ns if self.waiters.waiting == 0 else RECHECK_NS if left_ns < 0 else min(left_ns, RECHECK_NS)
-            self.block(cap, self.busy == 0, False, news)
-            if left_ns >= 0:
-                now = bt_now_ns()
-                left_ns = <int64_t> (end_ns - now) if now < end_ns else 0
+        try:
+            while True:
+                self.serve()
+                news = self.waiters.news
+                if predicate():
+                    return True
+                if left_ns == 0:
+                    return False
+                self.block(left_ns, self.busy == 0, False, news)
+                if left_ns >= 0:
+                    now = bt_now_ns()
+                    left_ns = <int64_t> (end_ns - now) if now < end_ns else 0
+        finally:
+            if self.descriptor_mode and (self.queue or self.ended is not None):
+                self._poke()  # the kick that told of it may be cleared
 
     def serve(self):
         """Take what is there: control requests are answered, transfers wait in the queue."""

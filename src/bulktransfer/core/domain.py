@@ -177,8 +177,9 @@ class Domain:
             self._expire()
             for fd in kernel.poller_ready(self._poller.fileno()):
                 if fd == self._kick.fileno():
-                    with contextlib.suppress(BlockingIOError):
-                        os.eventfd_read(fd)
+                    if not self.waiters.drowsy:  # else it is left to wake that thread
+                        with contextlib.suppress(BlockingIOError):
+                            os.eventfd_read(fd)
                     continue
                 reference = self._sources.get(fd)
                 handler = reference() if reference is not None else None
@@ -238,6 +239,9 @@ class Sleeper(ChannelCore):
 
     def _before_block(self) -> int:
         return int(self.domain.adopt_loose(self))
+
+    def _rouse(self) -> None:
+        self.domain.kick()
 
     def _serve_domain(self) -> None:
         self.domain.serve()

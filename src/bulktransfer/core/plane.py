@@ -386,6 +386,9 @@ class ChannelPlane(ChannelCore):
         if self.busy == 2:  # a thread serves this channel alone
             kernel.wait_readable([self.kick_descriptor()], 0.001)
 
+    def _rouse(self) -> None:
+        self.domain.kick()
+
     def _serve_domain(self) -> None:
         self.domain.serve()
 

@@ -5,6 +5,7 @@ Knows: who is connected with whom, whose pool travels, what may happen there. Mu
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 from .delivery import run_to_rest
@@ -117,8 +118,8 @@ def symmetries(configuration: Configuration) -> tuple[Symmetry, ...]:
     plan = PLANS[configuration.plan]
     state = start(configuration)
     keep = (tuple(range(len(state.alive))), tuple(range(len(state.channels))))
-    orders = {1: [(0,)], 2: [(0, 1), (1, 0)]}[configuration.buffers]
-    places = [keep]
+    orders = tuple(itertools.permutations(range(configuration.buffers)))
+    places: list[tuple[tuple[int, ...], tuple[int, ...]]] = [keep]
     if plan.symmetry is not None and set(configuration.deaths) in (set(), set(keep[0])):
         places.append(plan.symmetry)
     found = [Symmetry(domains, channels, order) for domains, channels in places for order in orders]

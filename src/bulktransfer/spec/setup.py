@@ -67,11 +67,12 @@ def bind(
 ) -> State | Refused:
     """Algorithm 4: the other endpoint, with the complements; a refusal leaves the creator as it was (rules 1 to 3)."""
     it = state.channels[channel]
-    side = SINK if it.stages[SOURCE] == INITIALIZED else SOURCE
+    side = SINK if it.stages[SINK] == UNBOUND else SOURCE
     creator = 1 - side
+    if it.stages[creator] in _END_ERROR or not state.alive[it.domains[creator]]:
+        return Refused("EndpointNotFoundError", "nobody waits there")
     if it.stages[creator] != INITIALIZED:
-        missing = it.stages[creator] in _END_ERROR
-        return Refused("EndpointNotFoundError" if missing else "BindRefusedError", "nobody waits there, or not for you")
+        return Refused("BindRefusedError", "it is bound already, and the first binder is not touched")
     if trust not in ("UNINITIALIZED", it.trust):
         return Refused("TrustMismatchError", "trust is the creator's")
     pair = agree_roles(it.roles[creator], role)
