@@ -87,7 +87,7 @@ def test_the_descriptor_stays_readable_until_receive_nowait_would_block(world):
     assert readable(rx, PATIENCE_S)
 
 
-@pytest.mark.parametrize("call", ["receive", "receive_buffer", "receive_many", "serve", "other channel"])
+@pytest.mark.parametrize("call", ["receive", "receive_buffer", "receive_many", "serve", "other channel", "assign_pool"])
 def test_what_other_calls_leave_keeps_the_descriptor_readable(world, call):
     tx, rx, alloc = line(world)
     rx.fileno()
@@ -105,6 +105,10 @@ def test_what_other_calls_leave_keeps_the_descriptor_readable(world, call):
         assert rx.receive_buffer().meta == b"a"
     elif call == "serve":
         rx.serve()
+    elif call == "assign_pool":
+        own = world.allocator(rx.domain)
+        with pytest.raises(TimeoutError):
+            rx.assign_pool(own.pool, timeout=0.01)
     elif call == "other channel":
         with pytest.raises(TimeoutError):
             other.receive(0.001)

@@ -14,7 +14,7 @@ from bulktransfer.spec.configurations import PLANS, Configuration, configuration
 from bulktransfer.spec.encode import canonical
 from bulktransfer.spec.explore import Found, explore, main
 from bulktransfer.spec.invariants import IN_THE_END, broken
-from bulktransfer.spec.state import OVER, State, View, with_view
+from bulktransfer.spec.state import OVER, State, View, bits, with_view
 from bulktransfer.spec.steps import Step
 from bulktransfer.states import BUFFER_TABLE, CHANNEL_TABLE, When
 
@@ -88,8 +88,8 @@ def when(view: View) -> str:
 
 
 def reclaimed(old: View, new: View):
-    while old.out != new.out:
-        less = old._replace(out=old.out & (old.out - 1))
+    for channel in bits(old.out & ~new.out):
+        less = old._replace(out=old.out & ~(1 << channel))
         yield old.state, "COPY_RELEASED", when(old), less.state
         old = less
     if old.held:

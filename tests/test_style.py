@@ -33,7 +33,7 @@ def python_functions(text: str) -> Iterator[Function]:
             yield Function(node.name, node.lineno, node.end_lineno or node.lineno)
 
 
-_CYTHON_DEF = re.compile(r"^([ \t]*)(?:async[ \t]+)?(?:def|cdef|cpdef)\b[^=\n]*?(\w+)[ \t]*\(")
+_CYTHON_DEF = re.compile(r"^([ \t]*)(?:async[ \t]+)?(?:def|cdef|cpdef)\b(?![ \t]+class\b)[^=\n]*?(\w+)[ \t]*\(")
 
 
 def cython_functions(text: str) -> Iterator[Function]:

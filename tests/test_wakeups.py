@@ -7,9 +7,12 @@ import os
 import pytest
 
 import bulktransfer as bulk
-from bulktransfer import Direction, Trust
+import meeting
+from bulktransfer import Direction, EventKind, Trust
+from meeting import Background
 from worlds import PATIENCE_S
 
+scheme, world = meeting.scheme, meeting.world
 WAITS = ["auto", "spin", "block"]
 
 
@@ -80,3 +83,34 @@ def test_a_blocked_alloc_of_a_reclaiming_pool_is_woken(spawn):
             tx.move(alloc.alloc(timeout=None))
         tx.close()
         child.join()
+
+
+def test_close_wakes_everybody_who_waits_on_the_channel(world):
+    for _ in range(25):
+        tx, rx = world.channel(*world.domains(2))
+        allocs = [world.allocator(tx.domain, count=1) for _ in range(3)]
+        waiting = [Background(tx.receive)]
+        waiting += [Background(lambda t=tx, p=one.pool: t.assign_pool(p, timeout=None)) for one in allocs]
+        while len(tx.assigning.requests) < 3:
+            assert waiting[0].running
+        tx.close()
+        for task in waiting:
+            with pytest.raises(bulk.ClosedChannelError):
+                task.result()
+        rx.close()
+
+
+def test_threads_that_accept_and_threads_that_wait_do_not_wake_each_other_away(world):
+    server = bulk.Domain()
+    specs = [bulk.ChannelSpec(direction=Direction.RX, trust=Trust.FULL)]
+    with bulk.listen(f"{world.scheme}:", specs, domain=server) as listener:
+        quiet_tx, quiet = world.channel(bulk.Domain(), server)
+        idle = Background(quiet.receive)
+        for _ in range(10):
+            accepting = [Background(listener.accept) for _ in range(3)]
+            clients = [Background(lambda: bulk.connect(listener.address, domain=bulk.Domain())) for _ in range(3)]
+            for task in (*accepting, *clients):
+                for channel in task.result():
+                    channel.close()
+        quiet_tx.close()
+        assert idle.result().kind is EventKind.TEARDOWN_RECEIVED

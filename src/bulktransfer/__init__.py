@@ -4,9 +4,10 @@ The public names; the design and the report's sections are explained in ARCHITEC
 """
 
 from . import backends as backends
-from ._native.channel import Outcome
+from ._native.buffer import Buffer
 from ._native.event import Event, Transfer
-from ._native.pool import Buffer, Pool
+from ._native.outcome import Outcome
+from ._native.pool import Pool
 from .core.allocator import Allocator
 from .core.callbacks import Callbacks
 from .core.channel import Channel

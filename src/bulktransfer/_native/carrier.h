@@ -42,6 +42,14 @@ static inline void bt_carrier_drop(bt_carrier *c, bt_link *link) {
     if (c->count == 0) pthread_cond_broadcast(&c->idle);
 }
 
+static inline bt_carrier *bt_carrier_new(void) {
+    bt_carrier *c = calloc(1, sizeof *c);
+    if (!c) return NULL;
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->idle, NULL);
+    return c;
+}
+
 static inline int bt_carrier_has(const bt_carrier *c, const bt_link *link) {
     for (const bt_link *at = c->links; at; at = at->next_carried)
         if (at == link) return 1;

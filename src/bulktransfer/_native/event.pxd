@@ -1,5 +1,5 @@
 from libc.stdint cimport uint8_t, uint32_t
-from bulktransfer._native.pool cimport Buffer, Pool
+from bulktransfer._native.buffer cimport Buffer
 
 cdef class Event:
     cdef int number

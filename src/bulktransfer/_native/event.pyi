@@ -2,7 +2,8 @@ from collections.abc import Iterable
 from typing import Any, Literal, final
 
 from ..states import EventKind
-from .pool import Buffer, Pool
+from .buffer import Buffer
+from .pool import Pool
 
 def make_event(
     kind: EventKind,

@@ -57,6 +57,22 @@ static inline bt_link *bt_link_new(bt_registry *registry, int sock) {
     return link;
 }
 
+/* Take over the outboxes, which are mapped already. */
+static inline void bt_link_open(bt_link *link, void *own, size_t own_size, void *peer, size_t peer_size,
+                                uint32_t slot_count, uint32_t meta_size) {
+    bt_rings_init(&link->tx, &link->rx, own, peer, slot_count, meta_size);
+    link->own_size = own_size;
+    link->peer_size = peer_size;
+}
+
+/* How much waits to be sent. acquire: pairs with the release of whoever carried the last of it. */
+static inline int bt_link_has(const bt_link *link) {
+    return (int)atomic_load_explicit(&link->waiting, memory_order_acquire);
+}
+
+/* Nothing is carried any more. relaxed: a flag that the carrier looks at again. */
+static inline void bt_link_end(bt_link *link) { atomic_store_explicit(&link->ended, 1, memory_order_relaxed); }
+
 static inline void bt_link_retain(bt_link *link) {
     atomic_fetch_add_explicit(&link->owners, 1, memory_order_relaxed); /* the caller is an owner already */
 }

@@ -1,124 +1,17 @@
-from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
-from bulktransfer._native.kernel cimport Descriptor, Mapping
+from libc.stdint cimport uint32_t
 
-cdef extern from "ledger.h" nogil:
-    enum bt_state: BT_INVALID, BT_READ_ONLY, BT_READ_ONLY_OWNED, BT_READ_WRITE, BT_STATES
-    enum bt_act:
-        BT_A_MOVE, BT_A_PASS, BT_A_COPY, BT_A_RELEASE, BT_A_FULL_COPY, BT_A_MOVE_RECEIVED, BT_A_BUFFER_RECEIVED
-        BT_A_COPY_RECEIVED, BT_A_COPY_RELEASED, BT_A_MOVE_REFUSED, BT_A_COPY_REFUSED, BT_A_RECLAIMED, BT_A_DROP
-        BT_ACTS
-    enum bt_flag: BT_FREE, BT_GIVE_BACK, BT_QUEUED
-    enum bt_verdict:
-        BT_OK, BT_NOT_ALLOCATED, BT_NOT_PRESENT, BT_NOT_OWNED, BT_COPIES_OUT, BT_NOT_A_COPY, BT_ALREADY_COPIED
-        BT_VIEWS_LIVE, BT_SAME_DOMAIN, BT_GOING_BACK, BT_STILL_CONNECTED, BT_REFUSED, BT_VIOLATION
-    enum bt_standing: BT_ABSENT, BT_PENDING, BT_ACTIVE, BT_REMOVING
-    ctypedef struct bt_slot:
-        uint8_t state
-        uint8_t flags
-        uint16_t out
-        uint16_t in_ "in"
-        uint8_t spare
-        uint8_t guard
-        uint32_t views
-        uint32_t writers
-        uint32_t via
-        uint64_t sent_at
-        uint64_t length
-    ctypedef struct bt_pool:
-        bt_slot* slots
-        uint32_t count
-        uint64_t size
-        uint8_t shared
-        uint8_t home
-    ctypedef struct bt_assignment:
-        bt_pool* pool
-        uint64_t* out_copies
-        uint64_t* in_copies
-        uint64_t last_position
-        uint32_t channel
-        uint32_t copy_count
-        uint32_t held_count
-        uint8_t standing
-        uint8_t mine
-        uint8_t same_domain
-    ctypedef struct bt_row:
-        uint8_t next
-        int8_t out
-        int8_t in_ "in"
-    ctypedef struct bt_table:
-        bt_row rows[4][13][3][3]
-    const bt_row* bt_lookup(const bt_table* t, const bt_slot* s, bt_act act)
-    void bt_step(bt_slot* s, const bt_row* row)
-    size_t bt_bit_words(uint32_t count)
-    int bt_bit(const uint64_t* bits, uint32_t i)
-    bt_verdict bt_may_send(const bt_table* t, const bt_assignment* a, uint32_t index, bt_act act)
-    void bt_sent(const bt_table* t, bt_assignment* a, uint32_t index, bt_act act, uint64_t position)
-    bt_verdict bt_arrived_owner(const bt_table* t, bt_assignment* a, uint32_t index, uint64_t length, bt_act act)
-    bt_verdict bt_arrived_copy(const bt_table* t, bt_assignment* a, uint32_t index, uint64_t length)
-    bt_verdict bt_copy_back(const bt_table* t, bt_assignment* a, uint32_t index, bt_act act)
-    bt_verdict bt_owner_back(const bt_table* t, bt_assignment* a, uint32_t index, uint64_t position)
-    int bt_is_away(const bt_assignment* a, uint32_t index)
-    int bt_is_guest(const bt_assignment* a, uint32_t index)
-    int bt_may_remove(const bt_assignment* a, uint64_t consumed)
-    int bt_reclaim(const bt_table* t, bt_assignment* a, uint32_t index)
+from bulktransfer._native.buffer cimport Buffer
+from bulktransfer._native.kernel cimport Descriptor
+from bulktransfer._native.slots cimport Slots
 
-cdef bt_table* table() noexcept nogil
-
-cdef class Pool:
-    cdef bt_pool c
-    cdef readonly object id
-    cdef readonly object domain
+cdef class Pool(Slots):
     cdef public object trust
     cdef public object given_trust
-    cdef Mapping mapping
     cdef public Descriptor memory
     cdef public tuple identity
-    cdef public set channels
     cdef public list leases
     cdef public list ended
     cdef public set lease_watches
     cdef public object allocator_open
-    cdef void** handles
-    cdef uint32_t* free
-    cdef readonly uint32_t free_count
-    cdef public bint reclaim
-    cdef public bint present
-    cdef public object on_return
-    cdef int hungry
-    cdef dict going_back
-    cdef dict traces
     cdef object __weakref__
     cdef Buffer get(self, uint32_t index)
-    cdef void put_free(self, uint32_t index) noexcept
-    cdef int take_back(self, uint32_t index) except -1
-    cdef int come_home(self, uint32_t index) except -1
-    cdef int give_back_on_release(self, uint32_t index, object channel) except -1
-    cdef int last_view_died(self, uint32_t index) except -1
-
-cdef class Buffer:
-    cdef readonly Pool pool
-    cdef readonly uint32_t index
-    cdef Py_ssize_t shape[1]
-    cdef object __weakref__
-    cdef bt_slot* slot(self) noexcept
-    cdef str called(self)
-    cdef int check_readable(self, str act) except -1
-    cdef int check_writable(self, str act) except -1
-    cdef char* base(self) noexcept
-    cdef int fill(self, const char* data, Py_ssize_t size, Py_ssize_t offset) except -1
-    cdef bint channel_lives(self, uint32_t number) except -1
-
-cdef class AllocatorCore:
-    cdef readonly Pool pool
-
-cdef class Assignment:
-    cdef bt_assignment c
-    cdef readonly Pool pool
-    cdef readonly uint32_t slot
-    cdef public bint exposed
-    cdef public bint present
-    cdef public list leases
-    cdef public object lease
-    cdef public object request
-
-cdef object explain(int verdict, str act, Buffer buffer, str where)

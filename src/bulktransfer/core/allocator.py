@@ -12,7 +12,9 @@ import uuid
 from typing import Any, cast
 
 from .._native import kernel
-from .._native.pool import AllocatorCore, Buffer, make_pool
+from .._native.allocator import AllocatorCore
+from .._native.buffer import Buffer
+from .._native.pool import make_pool
 from ..errors import ConstraintError, PoolExhaustedError
 from ..states import Trust
 from . import memory

@@ -10,8 +10,9 @@ import uuid
 from collections.abc import Sequence
 
 from .._native import kernel
+from .._native.assignment import Assignment
 from .._native.event import Event, make_event
-from .._native.pool import Assignment, Pool, make_pool
+from .._native.pool import Pool, make_pool
 from ..errors import (
     BulkError,
     ChannelStateError,

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .._native.pool import Assignment, Pool
+from .._native.assignment import Assignment
+from .._native.pool import Pool
 from ..errors import (
     ConstraintError,
     LimitError,

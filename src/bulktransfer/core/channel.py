@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from .._native import kernel
-from .._native.channel import Outcome, in_callback
+from .._native.buffer import Buffer
 from .._native.event import Event
-from .._native.pool import Buffer, Pool
+from .._native.outcome import Outcome
+from .._native.pool import Pool
+from .._native.waiting import in_callback
 from ..errors import (
     BrokenChannelError,
     BulkError,

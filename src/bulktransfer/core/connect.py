@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .._native.channel import Outcome, in_callback
+from .._native.outcome import Outcome
+from .._native.waiting import in_callback
 from ..abc import Codec
 from ..errors import (
     BindRefusedError,

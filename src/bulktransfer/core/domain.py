@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .._native import kernel
-from .._native.channel import ChannelCore, Waiters
+from .._native.channel import ChannelCore
+from .._native.waiting import Waiters
 from ..errors import ForkedError, LimitError
 
 _current: contextvars.ContextVar[Domain] = contextvars.ContextVar("bulktransfer_domain")

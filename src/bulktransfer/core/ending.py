@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from .._native import kernel
+from .._native.assignment import Assignment
+from .._native.buffer import Buffer
 from .._native.event import Event, make_event
-from .._native.pool import Assignment, Buffer
 from ..errors import (
     BrokenChannelError,
     BulkError,

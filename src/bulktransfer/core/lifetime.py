@@ -9,8 +9,8 @@ import atexit
 import multiprocessing.util  # its exit handler joins children: ours, registered later, runs before it
 from types import TracebackType
 
-from .._native import pool
-from .._native.channel import finish_carrying
+from .._native import buffer
+from .._native.link import finish_carrying
 from .domain import all_domains
 
 CARRY_S = 5.0  # for what was accepted and finds no room at its peer
@@ -35,7 +35,7 @@ class trace_views:  # it reads as a call
     """
 
     def __init__(self) -> None:
-        self._before = pool.set_tracing(True)
+        self._before = buffer.set_tracing(True)
 
     def __enter__(self) -> trace_views:
         return self
@@ -43,4 +43,4 @@ class trace_views:  # it reads as a call
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pool.set_tracing(self._before)
+        buffer.set_tracing(self._before)

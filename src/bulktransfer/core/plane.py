@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from .._native import kernel
-from .._native.channel import ChannelCore, Outcome, call_back
+from .._native.channel import ChannelCore
 from .._native.event import Event, make_event
+from .._native.outcome import Outcome
 from .._native.pool import Pool
+from .._native.waiting import call_back
 from ..abc import Codec, Peer
 from ..errors import (
     BindRefusedError,

@@ -10,8 +10,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from .._native.channel import Outcome
-from .._native.pool import Assignment, Pool
+from .._native.assignment import Assignment
+from .._native.outcome import Outcome
+from .._native.pool import Pool
 from ..errors import (
     BulkError,
     ChannelStateError,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .._native import kernel
-from .._native.channel import in_callback
+from .._native.waiting import in_callback
 from ..errors import BulkError, WouldBlock
 from .channel import Channel
 

@@ -85,6 +85,7 @@ def configurations() -> list[Configuration]:
         found += [
             Configuration("pair", 1, shared, "close", (0, 1), assignments=True, quick=True),
             Configuration("echo", 1, shared, "", assignments=True),
+            Configuration("twice", 1, shared, "", quick=True),
             Configuration("diamond", 1, shared, "", quick=True),
             Configuration("diamond", 1, shared, "close", depth=0 if shared else 14),
             Configuration("diamond", 1, shared, "close", _DEADLY["diamond"], depth=10),

@@ -2,7 +2,7 @@
 
 Knows: how to search, and how to tell the shortest way to what is wrong. Must not know: the rules.
 
-    python -m bulktransfer.spec.explore [--config NAME ...] [--quick] [--limit N] [--mistake NAME]
+    python -m bulktransfer.spec.explore [--config NAME] [--quick] [--limit N] [--mistake NAME] [--markdown]
 """
 
 from __future__ import annotations
@@ -123,14 +123,29 @@ def _trace(
     return tuple(steps)
 
 
+def verdict(found: Found) -> str:
+    """How a search ended, in words."""
+    if found.complaints:
+        return "BROKEN"
+    return "all states" if found.complete else f"{found.depth} steps"
+
+
 def table(results: list[Found]) -> str:
     """The results, one a line."""
-    lines = [f"{'configuration':<34}{'states':>10}{'transitions':>13}{'depth':>7}{'ended':>8}{'seconds':>9}  result"]
+    lines = [f"{'configuration':<40}{'states':>10}{'transitions':>13}{'depth':>7}{'ended':>8}{'seconds':>9}  searched"]
     for r in results:
-        verdict = "BROKEN" if r.complaints else "all states" if r.complete else "bounded"
-        lines.append(
-            f"{r.name:<34}{r.states:>10,}{r.transitions:>13,}{r.depth:>7}{r.ended:>8,}{r.seconds:>9.1f}  {verdict}"
-        )
+        numbers = f"{r.states:>10,}{r.transitions:>13,}{r.depth:>7}{r.ended:>8,}{r.seconds:>9.1f}"
+        lines.append(f"{r.name:<40}{numbers}  {verdict(r)}")
+    return "\n".join(lines)
+
+
+def markdown(results: list[Found]) -> str:
+    """The same for docs/semantics.md."""
+    lines = ["| configuration | states | transitions | deepest | everybody let go | seconds | searched |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for r in results:
+        cells = (f"`{r.name}`", f"{r.states:,}", f"{r.transitions:,}", r.depth, f"{r.ended:,}", f"{r.seconds:.1f}")
+        lines.append(f"| {' | '.join(map(str, cells))} | {verdict(r)} |")
     return "\n".join(lines)
 
 
@@ -139,6 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bulktransfer.spec.explore", description=__doc__.split("\n")[0])
     parser.add_argument("--config", action="append", help="a configuration, or the beginning of its name")
     parser.add_argument("--quick", action="store_true", help="the short version")
+    parser.add_argument("--markdown", action="store_true", help="print the table as docs/semantics.md has it")
     parser.add_argument("--limit", type=int, default=0, help="stop after so many states of a configuration")
     parser.add_argument("--mistake", action="append", default=[], choices=known.ALL, help="break a rule on purpose")
     options = parser.parse_args(arguments)
@@ -149,8 +165,9 @@ def main(arguments: list[str] | None = None) -> int:
     for configuration in chosen:
         found = explore(configuration, frozenset(options.mistake), options.limit)
         results.append(found)
-        lines = table([found]).split("\n")
-        sys.stdout.write("\n".join(lines if len(results) == 1 else lines[1:]) + "\n")
+        text = (markdown if options.markdown else table)([found])
+        head = 0 if len(results) == 1 else 2 if options.markdown else 1
+        sys.stdout.write("\n".join(text.split("\n")[head:]) + "\n")
         for complaint in found.complaints:
             sys.stdout.write(f"  {complaint}\n")
         for number, step in enumerate(found.trace, 1):

@@ -226,8 +226,8 @@ def without_lease(state: State, pool: int, mask: Mask) -> State:
     for channel, queues in enumerate(state.queues):
         for side, queue in enumerate(queues):
             if any(m.leases & mask and m.kind in CARRY_LEASES and m.item == pool for m in queue):
-                kept = tuple(m._replace(leases=m.leases & ~mask) if m.item == pool else m for m in queue)
-                state = with_queue(state, channel, side, kept)
+                kept = (m._replace(leases=m.leases & ~mask) if m.item == pool else m for m in queue)
+                state = with_queue(state, channel, side, tuple(m for m in kept if m.kind != LEASE or m.leases))
     return state
 
 

@@ -1,0 +1,14 @@
+from libc.stdint cimport uint32_t
+
+from bulktransfer._native.ledger cimport bt_assignment
+from bulktransfer._native.pool cimport Pool
+
+cdef class Assignment:
+    cdef bt_assignment c
+    cdef readonly Pool pool
+    cdef readonly uint32_t slot
+    cdef public bint exposed
+    cdef public bint present
+    cdef public list leases
+    cdef public object lease
+    cdef public object request

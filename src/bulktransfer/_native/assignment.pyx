@@ -1,0 +1,91 @@
+"""Assignments: pools on channels.
+
+Knows: which copies are out and held, and what comes back when a lease hangs up. Must not know: rings, sockets.
+"""
+
+cimport cython
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from bulktransfer._native.ledger cimport (
+    BT_ABSENT, BT_ACTIVE, BT_PENDING, BT_READ_WRITE, BT_REMOVING, bt_bit, bt_bit_words, bt_is_away, bt_reclaim,
+)
+from bulktransfer._native.pool cimport Pool
+from bulktransfer._native.table cimport table
+
+
+@cython.final
+cdef class Assignment:
+    """One pool on one channel, from one side: which copies are out and held, and who reclaims."""
+
+    def __cinit__(self, Pool pool not None, uint32_t slot, uint32_t channel, bint mine, bint same_domain):
+        cdef size_t words = bt_bit_words(pool.c.count)
+        self.c.out_copies = <uint64_t*> calloc(2 * words, sizeof(uint64_t))
+        if self.c.out_copies == NULL:
+            raise MemoryError("no memory to keep an assignment")
+        self.c.in_copies = self.c.out_copies + words
+        self.c.pool = &pool.c
+        self.c.channel = channel
+        self.c.mine = mine
+        self.c.same_domain = same_domain
+        self.c.standing = BT_PENDING
+        self.pool = pool
+        self.slot = slot
+        self.leases = []
+        self.lease = None
+        self.request = None
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __dealloc__(self):
+        free(self.c.out_copies)
+
+    @property
+    def mine(self):
+        """Whether this side assigned the pool on this channel."""
+        return bool(self.c.mine)
+
+    @property
+    def same_domain(self):
+        """Whether both ends of the channel are in this domain."""
+        return bool(self.c.same_domain)
+
+    @property
+    def active(self):
+        """Whether buffers may travel."""
+        return self.c.standing == BT_ACTIVE
+
+    @property
+    def removing(self):
+        """Whether its removal was asked for here."""
+        return self.c.standing == BT_REMOVING
+
+    def set_active(self):
+        """Buffers may travel from now on."""
+        self.c.standing = BT_ACTIVE
+
+    def retire(self):
+        """The pool left the channel."""
+        self.c.standing = BT_ABSENT
+
+    def set_removing(self):
+        """Nothing is sent until the answer."""
+        self.c.standing = BT_REMOVING
+
+    def away(self):
+        """Indices of buffers that left over this channel, or whose copies did, and that have not come home."""
+        cdef uint32_t i
+        return [i for i in range(self.pool.c.count) if bt_is_away(&self.c, i) or bt_bit(self.c.out_copies, i)]
+
+    def reclaim(self):
+        """Everybody behind this assignment let go: take back what was away. Returns the buffers."""
+        cdef uint32_t i
+        cdef Pool pool = self.pool
+        back = []
+        for i in range(pool.c.count):
+            if bt_reclaim(table(), &self.c, i):
+                back.append(pool.get(i))
+                if pool.reclaim and pool.c.slots[i].state == BT_READ_WRITE:
+                    pool.come_home(i)
+        return back

@@ -1,0 +1,21 @@
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+
+from bulktransfer._native.carrier cimport bt_entry, bt_link
+
+cdef class LinkCore:
+    cdef bt_link* link
+    cdef uint32_t generation
+    cdef readonly uint32_t number
+    cdef public int stage
+    cdef public uint32_t meta_size
+    cdef public bint hung_up
+    cdef object inbox
+    cdef public int pidfd
+    cdef uint32_t asked_at
+    cdef uint64_t control_sent
+    cdef uint64_t bells_heard
+
+    cdef int push(self, bt_entry* entry, const uint8_t* meta) except -1
+    cdef int carry(self) except -1
+    cdef int take_bells(self) except -1
+    cdef uint64_t passed(self) except? 0

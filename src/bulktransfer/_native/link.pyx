@@ -1,0 +1,242 @@
+"""The connection of a channel: rings, socket, what waits to be sent.
+
+Knows: how entries and control messages go out in order (link.h, carrier.h), and how the socket is read. Must not
+know: buffers, rules, events; core/channel.py, which derives from this through ChannelCore, answers the calls that
+begin with an underscore.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.errno cimport EAGAIN
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+import os as _os
+from collections import deque as _deque
+
+from bulktransfer import errors
+from bulktransfer._native.carrier cimport (
+    BT_CONTROL, BT_META_INLINE, POLLIN, bt_carrier, bt_carrier_finish, bt_carrier_new, bt_carrier_release,
+    bt_carrier_take, bt_entry, bt_link, bt_link_append, bt_link_asked, bt_link_carry, bt_link_direct, bt_link_end,
+    bt_link_has, bt_link_make_room, bt_link_new, bt_link_open, bt_link_refresh, bt_link_release, bt_message,
+    bt_message_receive, bt_message_send, bt_ring_data, bt_tx_fill, bt_tx_publish, c_poll, pollfd, timespec,
+)
+from bulktransfer._native.kernel cimport Descriptor, Mapping, bt_registry_add_fd, registry
+from bulktransfer._native.kernel import table_full
+
+cdef enum: INBOX_MAX = 256
+cdef bt_carrier* the_carrier = NULL
+cdef uint32_t last_number = 0
+
+
+def finish_carrying(double timeout_s):
+    """Wait until everything accepted was sent; the number of channels where that was not possible in time."""
+    cdef timespec end
+    cdef uint32_t left
+    if the_carrier == NULL or the_carrier.generation != registry().generation:
+        return 0
+    import time
+    when = time.time() + timeout_s
+    end.tv_sec = <long> when
+    end.tv_nsec = <long> ((when - <long> when) * 1e9)
+    with nogil:
+        left = bt_carrier_finish(the_carrier, &end)
+    return left
+
+
+cdef class LinkCore:
+    """The connection; see the module."""
+
+    def __cinit__(self):
+        global last_number
+        self.link = NULL
+        last_number += 1
+        self.number = last_number
+        self.generation = registry().generation
+        self.inbox = _deque()
+        self.pidfd = -1
+
+    def __dealloc__(self):
+        if self.link != NULL:
+            bt_link_release(self.link)
+
+    def open_link(
+        self, Descriptor sock not None, Mapping own not None, Mapping peer not None, uint32_t slots, uint32_t meta_size,
+    ):
+        """Take over a connected socket and both outboxes."""
+        cdef bt_link* link = bt_link_new(registry(), sock.fileno())
+        if link == NULL:
+            raise MemoryError("no memory for a link")
+        bt_link_open(link, own.base, own.size, peer.base, peer.size, slots, meta_size)
+        sock.detach()
+        if bt_registry_add_fd(registry(), link.sock) < 0:
+            raise MemoryError("no memory for a link")
+        own.disown()
+        peer.disown()
+        self.link = link
+        self.meta_size = meta_size
+
+    def close_link(self):
+        """Let the socket and the outboxes go; what waits to be sent still goes, carried by the helper."""
+        cdef bt_link* link = self.link
+        if link == NULL:
+            return
+        self.link = NULL
+        if self.hung_up:
+            bt_link_end(link)
+        if the_carrier != NULL and the_carrier.generation == registry().generation:
+            bt_carrier_release(the_carrier, link)
+        else:
+            bt_link_release(link)
+
+    @property
+    def linked(self):
+        """Whether there is a connection."""
+        return self.link != NULL
+
+    def socket_fd(self):
+        """The socket's descriptor, or -1."""
+        return self.link.sock if self.link != NULL else -1
+
+    def check_fork(self):
+        """Raise ForkedError in a child of the process that made the channel."""
+        if self.generation != registry().generation:
+            raise errors.ForkedError("this channel was made before a fork, in the parent; the child makes its own")
+
+    cdef int push(self, bt_entry* entry, const uint8_t* meta) except -1:
+        """One entry into the ring, or behind what waits. Fails before anything changed, or not at all."""
+        cdef bt_link* link = self.link
+        cdef uint8_t* long_meta = NULL
+        cdef int direct = bt_link_direct(link, 1)
+        if direct > 0:
+            bt_tx_fill(&link.tx, 0, entry, meta)
+            bt_tx_publish(&link.tx, 1)
+            bt_ring_data(link)
+            link.issued += 1
+            return 0
+        if direct < 0:
+            self._violation("its consumed index went back, or beyond what was published")
+        if bt_link_make_room(link, 1) < 0:
+            raise MemoryError("no memory for what waits to be sent")
+        if entry.meta_size > BT_META_INLINE:
+            long_meta = <uint8_t*> malloc(entry.meta_size)
+            if long_meta == NULL:
+                raise MemoryError("no memory for meta data that waits to be sent")
+            memcpy(long_meta, meta, entry.meta_size)
+        elif entry.meta_size:
+            memcpy(entry.meta, meta, entry.meta_size)
+        bt_link_append(link, entry, long_meta, 0, NULL, 0)
+        link.issued += 1
+        self.carry()
+        return 0
+
+    cdef int carry(self) except -1:
+        """Send on what waits; what still waits then is the helper's business, or, where it cannot be started, of
+        later calls: what waits was accepted, so this does not fail."""
+        global the_carrier
+        if not bt_link_has(self.link) or bt_link_carry(self.link) == 0 or self.hung_up:
+            return 0
+        if the_carrier == NULL or the_carrier.generation not in (0, registry().generation):
+            the_carrier = bt_carrier_new()
+            if the_carrier == NULL:
+                return 0
+        bt_carrier_take(the_carrier, registry(), self.link)
+        return 0
+
+    def send_control(self, bytes data not None, fds=()):
+        """One control message, in order with the transfers; descriptors in `fds` are duplicated if it has to wait.
+
+        Raises: OSError (EMFILE, the peer is gone), MemoryError.
+        """
+        cdef bt_entry entry
+        cdef int numbers[256]
+        cdef int count = 0, result
+        cdef uint8_t* copy
+        cdef int* held = NULL
+        if self.link == NULL:  # another thread closed the channel
+            raise BrokenPipeError(f"a control message on {self!r}")
+        memset(&entry, 0, sizeof(entry))
+        entry.kind = BT_CONTROL
+        entry.serial = self.control_sent
+        if len(fds) > 253:
+            raise errors.LimitError(f"{len(fds)} descriptors in one message")
+        for fd in fds:
+            numbers[count] = fd.fileno()
+            count += 1
+        if bt_link_direct(self.link, 1) > 0:
+            result = bt_message_send(self.link.sock, <const char*> data, len(data), numbers, count)
+            if result == 0:
+                self.control_sent += 1
+                bt_tx_fill(&self.link.tx, 0, &entry, entry.meta)
+                bt_tx_publish(&self.link.tx, 1)
+                bt_ring_data(self.link)  # the message may have woken the peer before its entry was there
+                self.link.issued += 1
+                return
+            if result != -EAGAIN:
+                raise OSError(-result, _os.strerror(-result))
+        if bt_link_make_room(self.link, 1) < 0:
+            raise MemoryError("no memory for what waits to be sent")
+        owned = [Descriptor(_os.dup(numbers[i])) for i in range(count)]
+        copy = <uint8_t*> malloc(len(data))
+        if count:
+            held = <int*> malloc(count * sizeof(int))
+        if copy == NULL or (count and held == NULL):
+            free(copy)
+            free(held)
+            raise MemoryError("no memory for a control message that waits to be sent")
+        memcpy(copy, <const char*> data, len(data))
+        for i in range(count):
+            held[i] = owned[i].detach()
+            bt_registry_add_fd(registry(), held[i])
+        bt_link_append(self.link, &entry, copy, len(data), held, count)
+        self.control_sent += 1
+        self.link.issued += 1
+        self.carry()
+
+    cdef int take_bells(self) except -1:
+        """Read the socket: bells are heard, control messages kept, the end noticed."""
+        cdef bt_message message
+        cdef pollfd life
+        cdef int size
+        if self.link == NULL or self.hung_up:
+            return 0
+        life.revents = 0
+        if self.pidfd >= 0:  # before the socket is read: the dead say nothing more
+            life.fd = self.pidfd
+            life.events = POLLIN
+            c_poll(&life, 1, 0)
+        self.asked_at = bt_link_asked(self.link)
+        while True:
+            size = bt_message_receive(self.link.sock, &message)
+            if size == 1 and message.fd_count == 0:
+                self.bells_heard += 1
+                continue
+            if size == -EAGAIN:
+                self.hung_up = life.revents != 0  # a child of the peer may keep the socket open (rule 17)
+                break
+            if size <= 0:
+                self.hung_up = True
+                break
+            fds = [Descriptor(message.fds[i]) for i in range(message.fd_count)]
+            lost = "" if not message.truncated else "full" if table_full() else "truncated"
+            self.inbox.append((PyBytes_FromStringAndSize(<char*> message.data, size), fds, lost))
+            if len(self.inbox) > INBOX_MAX:
+                self._violation("more control messages than it announced in its ring")
+        self.carry()
+        return 0
+
+    def next_message(self):
+        """The control message that is due, (data, descriptors, lost); None if it is not there.
+
+        lost: "", or why some of it did not come: "truncated", or "full", the own descriptor table.
+        """
+        if not self.inbox:
+            self.take_bells()
+        return self.inbox.popleft() if self.inbox else None
+
+    cdef uint64_t passed(self) except? 0:
+        """The position up to which the peer has taken what was sent."""
+        cdef uint64_t consumed = 0
+        if bt_link_refresh(self.link, &consumed) < 0:
+            self._violation("its consumed index went back, or beyond what was published")
+        return consumed

@@ -1,0 +1,11 @@
+from libc.stdint cimport uint64_t
+
+cdef class Outcome:
+    cdef readonly object error
+    cdef readonly object operation
+    cdef readonly object channel
+    cdef readonly object buffer
+    cdef readonly object pool
+    cdef uint64_t first
+    cdef uint64_t end
+    cdef object done

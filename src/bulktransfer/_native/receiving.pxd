@@ -1,0 +1,23 @@
+from libc.stdint cimport uint64_t, uint8_t
+
+from bulktransfer._native.carrier cimport bt_entry
+from bulktransfer._native.event cimport Event
+from bulktransfer._native.outcome cimport Outcome
+from bulktransfer._native.sending cimport SendCore
+
+cdef class ReceiveCore(SendCore):
+    cdef public bint same_domain
+    cdef object queue
+    cdef bint may_have_queued
+    cdef bint lazy
+    cdef uint64_t control_seen
+    cdef uint64_t received[4]
+    cdef uint64_t refused_here, refused_there
+
+    cdef Event take(self)
+    cdef Event take_transfer(self, bt_entry* entry, uint8_t* meta, int act)
+    cdef Event take_refusal(self, bt_entry* entry)
+    cdef int refuse(self, bt_entry* entry) except -1
+    cdef int deliver(self, Event event) except -1
+    cdef int drain(self) except -1
+    cdef bint known(self, Outcome o) except -1

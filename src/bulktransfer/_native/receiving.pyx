@@ -1,0 +1,252 @@
+"""The receiving half of a channel: what arrives is judged, applied, and made an event.
+
+Knows: the ledger (ledger.h), what a peer may say. Must not know: who waits for events, or what control messages say.
+Events are made and applied in take(), handed out in deliver().
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy
+
+from collections import deque as _deque
+
+from bulktransfer import errors
+from bulktransfer._native.assignment cimport Assignment
+from bulktransfer._native.carrier cimport (
+    BT_CONTROL, BT_COPY, BT_META_INLINE, BT_MOVE, BT_PASS, BT_REFUSE, BT_RELEASE, bt_entry, bt_link_consumed,
+    bt_link_refresh, bt_link_refusals, bt_link_refused, bt_rx_look_again, bt_rx_take,
+)
+from bulktransfer._native.event cimport Event, new_event
+from bulktransfer._native.ledger cimport (
+    BT_A_BUFFER_RECEIVED, BT_A_COPY, BT_A_COPY_REFUSED, BT_A_COPY_RELEASED, BT_A_MOVE, BT_A_MOVE_RECEIVED, BT_A_PASS,
+    BT_A_RELEASE, BT_INVALID, BT_OK, BT_PENDING, BT_QUEUED, BT_READ_WRITE, BT_REFUSED, BT_VIOLATION, bt_arrived_copy,
+    bt_arrived_owner, bt_copy_back, bt_owner_back, bt_slot,
+)
+from bulktransfer._native.outcome cimport Outcome
+from bulktransfer._native.pool cimport Pool
+from bulktransfer._native.sending cimport SendCore
+from bulktransfer._native.sending import ACTS
+from bulktransfer._native.table cimport table
+
+cdef enum: BY_GENERIC = 3  # from the kind of an entry to the number of its event
+
+
+cdef class ReceiveCore(SendCore):
+    """What receives; see the module."""
+
+    def __cinit__(self):
+        self.queue = _deque()
+
+    cdef Event take(self):
+        """One entry of the peer's ring: judged, applied, and made an event; None if it is not for the user."""
+        cdef bt_entry entry
+        cdef uint8_t meta[2048]
+        cdef Event event = None
+        if bt_rx_take(&self.link.rx, &entry, meta, self.meta_size) < 0:
+            self._violation(f"{entry.meta_size} bytes of meta data; the channel takes {self.meta_size}")
+        if entry.kind == BT_MOVE or entry.kind == BT_COPY or entry.kind == BT_PASS or entry.kind == BT_RELEASE:
+            event = self.take_transfer(&entry, meta, entry.kind - 1)
+        elif entry.kind == BT_REFUSE:
+            event = self.take_refusal(&entry)
+        elif entry.kind == BT_CONTROL:
+            if entry.serial != self.control_seen:
+                self._violation(f"control message {entry.serial} where {self.control_seen} was due")
+            self.control_seen += 1
+            event = self._control()
+        else:
+            self._violation(f"an entry of kind {entry.kind}")
+        if self.link != NULL and not self.lazy:
+            bt_link_consumed(self.link)
+        return event
+
+    cdef Event take_transfer(self, bt_entry* entry, uint8_t* meta, int act):
+        cdef Assignment a = None
+        cdef Pool pool
+        cdef Event event
+        cdef bt_slot* s
+        cdef int verdict
+        cdef bint owner_moves = act == BT_A_MOVE or act == BT_A_PASS
+        if self.is_source == (act == BT_A_MOVE or act == BT_A_COPY):
+            self._violation(f"a {ACTS[act]} from the {'sink' if self.is_source else 'source'}")
+        if entry.slot < <uint32_t> len(self.table):
+            a = <Assignment> self.table[entry.slot]
+        if a is None or a.c.standing == BT_PENDING:
+            self._violation(f"a {ACTS[act]} from pool number {entry.slot}, which is not assigned")
+        pool = a.pool
+        if entry.index >= pool.c.count:
+            self._violation(f"a {ACTS[act]} of buffer {entry.index} of {pool.c.count}")
+        if entry.length > pool.c.size:
+            self._violation(f"a {ACTS[act]} of {entry.length} bytes in a buffer of {pool.c.size}")
+        s = &pool.c.slots[entry.index]
+        if owner_moves and self.same_domain:  # stays INVALID until it is handed out
+            if s.state != BT_INVALID or s.flags & BT_QUEUED:
+                self._violation(f"a {ACTS[act]} of buffer {entry.index}, which was not sent")
+            s.flags |= BT_QUEUED
+            verdict = BT_OK
+        elif act == BT_A_MOVE:
+            verdict = bt_arrived_owner(table(), &a.c, entry.index, entry.length, BT_A_MOVE_RECEIVED)
+        elif act == BT_A_PASS:
+            verdict = bt_arrived_owner(table(), &a.c, entry.index, pool.c.size, BT_A_BUFFER_RECEIVED)
+        elif act == BT_A_COPY:
+            verdict = bt_arrived_copy(table(), &a.c, entry.index, entry.length)
+        else:
+            verdict = bt_copy_back(table(), &a.c, entry.index, BT_A_COPY_RELEASED)
+        if verdict == BT_VIOLATION:
+            self._violation(f"a {ACTS[act]} of buffer {entry.index} of pool {pool.name}, which it does not have")
+        if verdict == BT_REFUSED:
+            self.refuse(entry)
+            return None
+        self.received[act] += 1
+        if (pool.reclaim and (act == BT_A_PASS or act == BT_A_RELEASE) and not self.same_domain
+                and s.state == BT_READ_WRITE):
+            pool.come_home(entry.index)
+            return None
+        event = new_event(entry.kind + BY_GENERIC, self)
+        event.buffer = pool.get(entry.index)
+        event.act = act
+        event.queued = owner_moves and self.same_domain
+        event.meta_size = entry.meta_size
+        if entry.meta_size > BT_META_INLINE:
+            event.rest = PyBytes_FromStringAndSize(<char*> meta, entry.meta_size)
+        elif entry.meta_size:
+            memcpy(event.short_meta, meta, entry.meta_size)
+        return event
+
+    cdef int refuse(self, bt_entry* entry) except -1:
+        """Say that this entry is not accepted; published before the index passes it (rule 8)."""
+        cdef bt_entry answer = entry[0]
+        answer.flags = entry.kind
+        answer.kind = BT_REFUSE
+        answer.meta_size = 0
+        answer.serial = self.link.rx.head - 1
+        answer.length = errors.CODE_OF[errors.CopyRefusedError if entry.kind == BT_COPY else errors.NotOwnedError]
+        self.refused_here += 1
+        bt_link_refused(self.link, self.refused_here)
+        self.push(&answer, NULL)
+        return 0
+
+    cdef Event take_refusal(self, bt_entry* entry):
+        cdef Assignment a = None
+        cdef Event event
+        cdef Outcome o
+        cdef int verdict
+        cdef int act = entry.flags - 1
+        if entry.slot < <uint32_t> len(self.table):
+            a = <Assignment> self.table[entry.slot]
+        if a is None or entry.index >= a.pool.c.count or not 0 <= act < 3 or entry.serial >= self.link.issued:
+            self._violation("a refusal of what was not sent")
+        if act == BT_A_COPY:
+            verdict = bt_copy_back(table(), &a.c, entry.index, BT_A_COPY_REFUSED)
+        else:
+            verdict = bt_owner_back(table(), &a.c, entry.index, entry.serial)
+        if verdict != BT_OK:
+            self._violation(f"a refusal of buffer {entry.index}, which was not sent")
+        self.refused_there += 1
+        error = errors.from_code(
+            entry.length, f"{ACTS[act]} of buffer {entry.index} of pool {a.pool.name} on {self!r}: "
+            f"the peer refused it, since it has the buffer in another way")
+        for item in self.outcomes:
+            o = <Outcome> item
+            if o.first <= entry.serial < o.end:
+                if o.error is None:
+                    o.error = error
+                return None
+        event = new_event(8, self)
+        event.buffer = a.pool.get(entry.index)
+        event.rest = (None, False, (), error)
+        return event
+
+    cdef int deliver(self, Event event) except -1:
+        """Just before the user gets it: what was sent within this domain becomes the sink's now."""
+        cdef Pool pool
+        cdef Assignment a
+        cdef bt_slot* s
+        if event.queued:
+            event.queued = False
+            pool = event.buffer.pool
+            s = event.buffer.slot()
+            s.flags &= ~BT_QUEUED
+            for item in self.table:
+                a = <Assignment> item
+                if a is not None and a.pool is pool:
+                    if event.act == BT_A_MOVE:
+                        bt_arrived_owner(table(), &a.c, event.buffer.index, s.length, BT_A_MOVE_RECEIVED)
+                    else:
+                        bt_arrived_owner(table(), &a.c, event.buffer.index, pool.c.size, BT_A_BUFFER_RECEIVED)
+                    break
+            if pool.reclaim and event.act == BT_A_PASS:
+                pool.take_back(event.buffer.index)
+                return 1
+        return 0
+
+    cdef int drain(self) except -1:
+        """Take what the ring holds now; events wait in the queue, control requests are served."""
+        cdef Event event
+        cdef int64_t there
+        if self.link == NULL:
+            return 0
+        there = bt_rx_look_again(&self.link.rx)
+        if there < 0:
+            self._violation("its tail went back, or beyond its ring")
+        while there > 0 and self.link != NULL:
+            there -= 1
+            event = self.take()
+            if event is not None:
+                self.queue.append(event)
+                self.may_have_queued = True
+        return 0
+
+    def drain_all(self):
+        """Take everything that the peer published, before the link goes."""
+        if self.link != NULL:
+            self.drain()
+
+    def settle_outcomes(self, error):
+        """The channel ends: what the peer took succeeded, what it did not take gets `error`."""
+        cdef Outcome o
+        cdef uint64_t consumed = 0
+        if self.link == NULL:
+            return
+        bt_link_refresh(self.link, &consumed)  # a word that cannot be changes nothing, and the channel ends
+        for item in self.outcomes:
+            o = <Outcome> item
+            if o.error is None and <int64_t> (consumed - o.end) < 0:
+                o.error = error
+
+    def pending_outcomes(self):
+        """Whether a continuation could run now."""
+        cdef Outcome o
+        if not self.outcomes:
+            return False
+        if self.link == NULL:
+            return True
+        o = <Outcome> self.outcomes[0]
+        return bool(self.known(o))
+
+    cdef bint known(self, Outcome o) except -1:
+        """Whether it is clear how an operation ended: the peer passed it, and every refusal that it made is here."""
+        return <int64_t> (self.passed() - o.end) >= 0 and (
+            o.end == 0 or bt_link_refusals(self.link) <= self.refused_there)
+
+    def settled(self, Outcome outcome not None, done):
+        """A control request was answered: its continuation is the next to run."""
+        outcome.done = done
+        self.outcomes.appendleft(outcome)
+        self.may_have_outcomes = True
+
+    def remove_queued(self, int number):
+        """Take the first queued event of that kind away."""
+        for event in self.queue:
+            if (<Event> event).number == number:
+                self.queue.remove(event)
+                return
+
+    def queue_event(self, Event event not None):
+        """Put an event behind those that wait to be received."""
+        self.queue.append(event)
+        self.may_have_queued = True
+
+    @property
+    def queued_events(self):
+        """Number of events taken from the ring and not yet received."""
+        return len(self.queue)

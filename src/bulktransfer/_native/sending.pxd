@@ -1,0 +1,22 @@
+from libc.stdint cimport uint64_t, uint8_t
+
+from bulktransfer._native.assignment cimport Assignment
+from bulktransfer._native.buffer cimport Buffer
+from bulktransfer._native.link cimport LinkCore
+
+cdef class SendCore(LinkCore):
+    cdef public bint is_source
+    cdef public list table
+    cdef Assignment recent
+    cdef object outcomes
+    cdef bint may_have_outcomes
+    cdef uint64_t sent[4]
+
+    cdef int check_sender(self, int act) except -1
+    cdef Assignment assignment_of(self, Buffer buffer, int act)
+    cdef object too_much_meta(self, str what, Py_ssize_t size)
+    cdef int send_one(self, Buffer buffer, int act, object meta, object done) except -1
+    cdef int send_batch(self, object buffers, int act, object metas, object done) except -1
+    cdef uint8_t** keep_metas(self, list notes) except NULL
+    cdef int judge_batch(self, list items, int act) except -1
+    cdef int expect(self, object done, str operation, object buffer, uint64_t first, uint64_t end) except -1

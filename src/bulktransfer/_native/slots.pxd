@@ -1,0 +1,24 @@
+from libc.stdint cimport uint32_t
+
+from bulktransfer._native.kernel cimport Mapping
+from bulktransfer._native.ledger cimport bt_pool
+
+cdef class Slots:
+    cdef bt_pool c
+    cdef void** handles
+    cdef uint32_t* free
+    cdef readonly object id
+    cdef readonly object domain
+    cdef Mapping mapping
+    cdef public set channels
+    cdef readonly uint32_t free_count
+    cdef public bint reclaim
+    cdef public bint present
+    cdef public object on_return
+    cdef int hungry
+    cdef dict going_back
+    cdef dict traces
+    cdef void put_free(self, uint32_t index) noexcept
+    cdef int take_back(self, uint32_t index) except -1
+    cdef int come_home(self, uint32_t index) except -1
+    cdef int give_back_on_release(self, uint32_t index, object channel) except -1

@@ -1,0 +1,121 @@
+"""The slots of a pool: the ledger's entry for each buffer, and the free list.
+
+Knows: the ledger (ledger.h). Must not know: rings, sockets, views, or how a pool came here.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+
+from bulktransfer import states
+from bulktransfer._native.kernel cimport Mapping
+from bulktransfer._native.ledger cimport BT_FREE, BT_GIVE_BACK, BT_INVALID, BT_READ_WRITE, bt_slot
+
+cdef tuple STATE = tuple(sorted(states.BufferState, key=lambda s: s.value))
+
+
+cdef class Slots:
+    """What a domain knows about the buffers of one pool; see Pool, which derives from it."""
+
+    def __cinit__(
+        self, id=None, domain=None, trust=None, Mapping mapping=None, uint32_t count=0, uint64_t size=0,
+        bint shared=False, bint home=False,
+    ):
+        cdef uint32_t i
+        if id is None:
+            raise TypeError("pools come from an Allocator or an assignment")
+        self.c.slots = <bt_slot*> calloc(count, sizeof(bt_slot))
+        self.handles = <void**> calloc(count, sizeof(void*))
+        self.free = <uint32_t*> malloc(count * sizeof(uint32_t)) if home else NULL
+        if self.c.slots == NULL or self.handles == NULL or (home and self.free == NULL):
+            raise MemoryError(f"no memory to keep {count} buffers")
+        self.c.count = count
+        self.c.size = size
+        self.c.shared = shared
+        self.c.home = home
+        self.id = id
+        self.domain = domain
+        self.mapping = mapping
+        self.channels = set()
+        self.reclaim = False
+        self.present = True
+        self.on_return = None
+        self.going_back = {}
+        self.traces = {}
+        if home:
+            for i in range(count):  # last in, first out: buffer 0 goes first
+                self.c.slots[i].state = BT_READ_WRITE
+                self.c.slots[i].flags = BT_FREE
+                self.c.slots[i].length = size
+                self.free[i] = count - 1 - i
+            self.free_count = count
+
+    def __dealloc__(self):
+        free(self.c.slots)
+        free(self.handles)
+        free(self.free)
+
+    cdef void put_free(self, uint32_t index) noexcept:
+        cdef bt_slot* s = &self.c.slots[index]
+        s.flags = BT_FREE
+        s.length = self.c.size
+        self.free[self.free_count] = index
+        self.free_count += 1
+
+    cdef int take_back(self, uint32_t index) except -1:
+        """Put a buffer on the free list; whoever waits for one is told."""
+        self.put_free(index)
+        if self.hungry and self.on_return is not None:
+            self.on_return()
+        return 0
+
+    cdef int come_home(self, uint32_t index) except -1:
+        """Put a buffer on the free list by itself (rule 19), but not under the views that its last user has of it."""
+        cdef bt_slot* s = &self.c.slots[index]
+        if s.views == 0:
+            return self.take_back(index)
+        s.flags |= BT_GIVE_BACK
+        self.going_back[index] = None
+        return 0
+
+    cdef int give_back_on_release(self, uint32_t index, object channel) except -1:
+        """Buffer `index` goes back over `channel` when its last view dies (rule 19)."""
+        self.c.slots[index].flags |= BT_GIVE_BACK
+        self.going_back[index] = channel
+        return 0
+
+    def wait_for_return(self, bint waiting):
+        """One more, or one less, waits for a buffer to come back and wants `on_return` to be called."""
+        self.hungry += 1 if waiting else -1
+
+    @property
+    def name(self):
+        """The first digits of the id, for messages."""
+        return self.id.hex[:8]
+
+    def close_free_list(self):
+        """Nothing is allocated any more; whoever waits for a buffer is told."""
+        self.free_count = 0
+        if self.on_return is not None:
+            self.on_return()
+
+    def in_use(self):
+        """Whether this domain owns or holds a buffer of the pool, or has a view of one."""
+        cdef uint32_t i
+        for i in range(self.c.count):
+            if self.c.slots[i].state != BT_INVALID or self.c.slots[i].views:
+                return True
+        return False
+
+    def states(self):
+        """How many buffers are in which state, by name; for statistics."""
+        cdef uint32_t i
+        cdef int[4] counts = [0, 0, 0, 0]
+        for i in range(self.c.count):
+            counts[self.c.slots[i].state] += 1
+        return {STATE[i].name: counts[i] for i in range(4)}
+
+    def counts(self, Py_ssize_t index):
+        """Copies of buffer `index` that this domain has sent and not got back, and copies that it holds."""
+        if not 0 <= index < self.c.count:
+            raise IndexError(f"buffer {index} of pool {self.name}: it has {self.c.count}")
+        return self.c.slots[index].out, self.c.slots[index].in_
