@@ -202,3 +202,16 @@ def receive_on(channel, timeout=PATIENCE_S, into=None):
         event = channel.receive(timeout)
         if into is not None:
             into.append(event)
+
+
+def child_main(there, answer):
+    """Runs in a child: echoes one buffer's length and contents."""
+    with there.bind(timeout=PATIENCE_S) as rx:
+        event = rx.receive_buffer(PATIENCE_S)
+        answer.send((event.buffer.tobytes(), event.meta))
+        rx.pass_(event.buffer)
+        try:
+            while True:
+                rx.receive(PATIENCE_S)
+        except bulk.EndOfChannelError:
+            answer.send("end")

@@ -13,7 +13,7 @@ import pytest
 
 import bulktransfer as bulk
 from bulktransfer import ChannelState, Direction, EventKind, Role, Trust
-from meeting import Background, receive_on
+from meeting import Background, child_main, receive_on
 from worlds import PATIENCE_S, take
 
 bulk.current_domain()
@@ -21,19 +21,6 @@ bulk.current_domain()
 
 def pair(**options):
     return bulk.pair(**{"direction": Direction.TX, "trust": Trust.FULL, **options})
-
-
-def child_main(there, answer):
-    """Runs in a child: echoes one buffer's length and contents."""
-    with there.bind(timeout=PATIENCE_S) as rx:
-        event = rx.receive_buffer(PATIENCE_S)
-        answer.send((event.buffer.tobytes(), event.meta))
-        rx.pass_(event.buffer)
-        try:
-            while True:
-                rx.receive(PATIENCE_S)
-        except bulk.EndOfChannelError:
-            answer.send("end")
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])

@@ -44,9 +44,10 @@ static inline void bt_carrier_drop(bt_carrier *c, bt_link *link) {
 
 static inline bt_carrier *bt_carrier_new(void) {
     bt_carrier *c = calloc(1, sizeof *c);
-    if (!c) return NULL;
-    pthread_mutex_init(&c->lock, NULL);
-    pthread_cond_init(&c->idle, NULL);
+    if (c && (pthread_mutex_init(&c->lock, NULL) || pthread_cond_init(&c->idle, NULL))) {
+        free(c);
+        return NULL;
+    }
     return c;
 }
 
