@@ -53,7 +53,9 @@ def test_every_example_is_run_here() -> None:
 def test_an_example_runs(spawn: Callable[..., Child], name: str) -> None:
     if name in NEEDS_NUMPY and not importlib.util.find_spec("numpy"):
         pytest.skip("NumPy is not installed")
-    child = spawn((EXAMPLES / f"{name}.py").read_text(), verbatim=True, env={"PYTHONWARNINGS": "error"})
+    child = spawn(
+        (EXAMPLES / f"{name}.py").read_text(), verbatim=True, env={"PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": ""}
+    )
     lines = child.join().splitlines()
     missing = []
     for pattern in SAYS[name]:

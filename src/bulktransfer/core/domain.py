@@ -43,6 +43,7 @@ class Domain:
         self.lock = threading.RLock()
         self.channels: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self.pools: weakref.WeakValueDictionary[uuid.UUID, Any] = weakref.WeakValueDictionary()
+        self.exiting = False  # the interpreter ends: threads that wait are left asleep
         self._generation = kernel.fork_generation()
         self._poller = kernel.make_poller()
         self._kick = kernel.Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))

@@ -19,6 +19,7 @@ CARRY_S = 5.0  # for what was accepted and finds no room at its peer
 def close_all() -> None:
     """Close every channel, and give what they accepted a last chance to arrive (rule 15)."""
     for domain in all_domains():
+        domain.exiting = True
         for channel in list(domain.channels.values()):
             channel.close()
     finish_carrying(CARRY_S)

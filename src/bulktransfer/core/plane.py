@@ -272,6 +272,8 @@ class ChannelPlane(ChannelCore):
 
     def kick_all(self) -> None:
         """Have whoever waits on this channel look around."""
+        if self.domain.exiting:
+            return
         self.set_kicked()
         if self._kick is not None and not self._kick.closed:
             self._poke()
