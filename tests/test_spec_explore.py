@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections import Counter
 
 import pytest
@@ -226,3 +227,11 @@ def test_the_pages_diagrams_are_drawn_from_the_tables() -> None:
     text = drawings.PAGE.read_text()
     assert drawings.redrawn(text) == text
     assert text.count("```mermaid") == len(drawings.DRAWINGS)
+
+
+def test_the_pages_figures_are_what_the_explorer_finds() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\d,]+) \| ([\d,]+) \|", drawings.PAGE.read_text(), re.MULTILINE)
+    figures = {name: (int(states.replace(",", "")), int(steps.replace(",", ""))) for name, states, steps in rows}
+    assert set(figures) == set(BY_NAME)
+    found = {c.name: (explored(c.name)[0].states, explored(c.name)[0].transitions) for c in QUICK}
+    assert {name: figures[name] for name in found} == found

@@ -14,9 +14,11 @@ from .state import (
     BROKEN,
     CLOSED,
     CONNECTED,
+    COPY_REFUSED,
     DETACHED,
     ENDED,
     INITIALIZED,
+    MOVE_REFUSED,
     NOBODY,
     PENDING,
     REMOVE,
@@ -250,7 +252,8 @@ def may_remove(state: State, channel: int, side: int, pool: int) -> bool:
         if view.owned and view.via == channel and not mine:
             return False
     sent = state.queues[channel][1 - side]
-    return not any(m.kind in TRANSFERS and state.pool_of(m.item) == pool for m in sent)
+    refused = (m for m in state.queues[channel][side] if m.kind in (MOVE_REFUSED, COPY_REFUSED))
+    return not any(m.kind in TRANSFERS and state.pool_of(m.item) == pool for m in (*sent, *refused))
 
 
 def remove(state: State, channel: int, side: int, pool: int) -> State | Refused:
