@@ -304,3 +304,31 @@ def test_assigning_and_removing_over_and_over_leaves_nothing(world):
         remove(tx, rx, alloc.pool)
     gc.collect()
     assert meeting.descriptors() == before
+
+
+def test_a_copy_that_came_back_over_another_channel_is_not_the_buffer_come_home(world):
+    tx, rx, alloc, there = world.line()
+    back, home = world.channel(rx.domain, tx.domain)
+    world.assign(back, home, there)
+    tx.move(alloc.alloc())
+    kept = take(rx, EventKind.MOVE_RECEIVED).buffer
+    back.copy(kept)
+    lent = take(home, EventKind.COPY_RECEIVED).buffer
+    with pytest.raises(bulk.PoolBusyError):
+        tx.remove_pool(alloc.pool)
+    home.release(lent)
+    assert take(back, EventKind.COPY_RELEASED)
+    rx.pass_(kept)
+    assert take(tx, EventKind.BUFFER_RECEIVED)
+    remove(tx, rx, alloc.pool)
+
+
+def test_a_forwarder_that_got_back_what_it_sent_may_take_the_pool_off(world):
+    tx, rx, alloc, there = world.line()
+    on, end = world.channel(rx.domain, *world.domains(1))
+    world.assign(on, end, there)
+    tx.move(alloc.alloc())
+    on.move(take(rx, EventKind.MOVE_RECEIVED).buffer)
+    end.pass_(take(end, EventKind.MOVE_RECEIVED).buffer)
+    assert take(on, EventKind.BUFFER_RECEIVED)
+    remove(on, end, there)

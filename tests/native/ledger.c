@@ -134,10 +134,11 @@ static void check_books(const bench *b) {
         CHECK_EQUAL(bt_bit(a->in_copies, 0), f->in >> i & 1);
         CHECK_EQUAL(a->copy_count, f->out >> i & 1);
         CHECK_EQUAL(a->held_count, f->in >> i & 1);
-        int present = f->owned || f->in;
+        int present = f->owned || f->in, base = a->mine || b->pool.home; /* whoever takes it back at the end */
         CHECK_EQUAL(bt_is_away(a, 0), !present && f->gone == i + 1);
-        CHECK_EQUAL(bt_is_guest(a, 0), (f->in >> i & 1) || (f->owned && f->came == i + 1 && !b->pool.home));
-        int may = !(f->out >> i & 1) && !bt_is_guest(a, 0) && !(a->mine && bt_is_away(a, 0));
+        CHECK_EQUAL(bt_is_guest(a, 0), (f->in >> i & 1) || (f->owned && f->came == i + 1 && !base));
+        int may = !((f->out | f->in) >> i & 1) && !(base && !f->owned && f->gone == i + 1);
+        if (!base && f->owned && f->came == i + 1) may = 0;
         CHECK_EQUAL(bt_may_remove(a, a->last_position), may);
         if (a->last_position) CHECK_EQUAL(bt_may_remove(a, a->last_position - 1), 0); /* in flight */
     }
@@ -165,6 +166,7 @@ static enum bt_verdict rule_for_send(const bench *b, int i, enum bt_act act) {
 
 static enum bt_verdict rule_for_owner(const bench *b, int i) {
     const facts *f = &b->f;
+    if (!b->pool.shared && (f->owned || f->in)) return BT_REFUSED; /* honest: twins may have parted */
     if (f->owned) /* never left, or came over this very channel: else it contradicts somebody else */
         return !f->came || f->came == i + 1 ? BT_VIOLATION : BT_REFUSED;
     if (f->in) return f->in >> i & 1 ? BT_VIOLATION : BT_REFUSED;
@@ -261,9 +263,9 @@ static int do_thing(bench *b, int what, uint64_t position) {
         if (rule == BT_OK) f->out &= (uint8_t)~bit;
         break;
     case 5:
-        CHECK_EQUAL(bt_owner_back(&table, a, 0, PAST), BT_VIOLATION);
+        CHECK_EQUAL(bt_owner_back(&table, a, 0, PAST), b->pool.shared ? BT_VIOLATION : BT_REFUSED);
         same_bytes(b, &before);
-        rule = state_of(f) == BT_INVALID && f->gone == a->channel ? BT_OK : BT_VIOLATION;
+        rule = state_of(f) == BT_INVALID && f->gone == a->channel ? BT_OK : b->pool.shared ? BT_VIOLATION : BT_REFUSED;
         verdict = bt_owner_back(&table, a, 0, b->slot.sent_at);
         if (rule == BT_OK) home_again(f, (uint8_t)a->channel);
         break;
@@ -486,8 +488,8 @@ static void check_network(const network *n) {
                         const bt_assignment *a = &n->lines[l].a[side];
                         out += (unsigned)bt_bit(a->out_copies, i);
                         in += (unsigned)bt_bit(a->in_copies, i);
-                        CHECK_EQUAL(bt_is_guest(a, i), bt_bit(a->in_copies, i) ||
-                                    (d != 0 && s->state >= BT_READ_ONLY_OWNED && n->came[d][i] == l + 1));
+                        CHECK_EQUAL(bt_is_guest(a, i), bt_bit(a->in_copies, i) || (d != 0 && !a->mine &&
+                                    s->state >= BT_READ_ONLY_OWNED && n->came[d][i] == l + 1));
                     }
             CHECK_EQUAL(s->out, out);
             CHECK_EQUAL(s->in, in);
@@ -583,6 +585,52 @@ static void test_after_a_lease_hung_up_a_late_arrival_elsewhere_is_refused_and_n
     CHECK_EQUAL(bt_arrived_owner(&table, &b.a[1], 0, 5, BT_A_MOVE_RECEIVED), BT_REFUSED);
 }
 
+static void test_a_copy_that_came_back_is_not_the_buffer_come_home(void) {
+    test(__func__);
+    bench b = story((kind){.shared = 1, .home = 1, .mine = 1});
+    attach(&b);
+    bt_sent(&table, &b.a[0], 0, BT_A_MOVE, 0);
+    CHECK_EQUAL(bt_arrived_copy(&table, &b.a[1], 0, 5), BT_OK);
+    CHECK(!bt_may_remove(&b.a[0], 1)); /* lent back over another channel by whoever has it */
+    bt_sent(&table, &b.a[1], 0, BT_A_RELEASE, 0);
+    CHECK(!bt_may_remove(&b.a[0], 1));
+    CHECK_EQUAL(bt_arrived_owner(&table, &b.a[1], 0, 5, BT_A_MOVE_RECEIVED), BT_OK);
+    CHECK(bt_may_remove(&b.a[0], 1));
+}
+
+static void test_what_a_forwarder_got_back_is_no_guest(void) {
+    test(__func__);
+    bench b = story((kind){.shared = 1, .mine = 1});
+    attach(&b);
+    b.a[0].mine = 0; /* it came with the pool over the first channel, and went on over the second */
+    CHECK_EQUAL(bt_arrived_owner(&table, &b.a[0], 0, 5, BT_A_MOVE_RECEIVED), BT_OK);
+    bt_sent(&table, &b.a[1], 0, BT_A_MOVE, 0);
+    CHECK_EQUAL(bt_arrived_owner(&table, &b.a[1], 0, 5, BT_A_BUFFER_RECEIVED), BT_OK);
+    CHECK(bt_may_remove(&b.a[1], 1));
+}
+
+static void test_an_allocator_waits_for_what_left_over_a_peers_assignment(void) {
+    test(__func__);
+    bench b = story((kind){.shared = 1, .home = 1});
+    attach(&b);
+    bt_sent(&table, &b.a[0], 0, BT_A_MOVE, 0);
+    CHECK(!bt_may_remove(&b.a[0], 1));
+    CHECK_EQUAL(bt_arrived_owner(&table, &b.a[0], 0, 5, BT_A_BUFFER_RECEIVED), BT_OK);
+    CHECK(bt_may_remove(&b.a[0], 1));
+}
+
+static void test_a_twin_of_what_is_here_is_refused_where_memory_is_not_shared(void) {
+    test(__func__);
+    bench b = story((kind){.shared = 0, .home = 1, .mine = 1});
+    attach(&b);
+    bt_sent(&table, &b.a[0], 0, BT_A_MOVE, 0);
+    CHECK_EQUAL(bt_reclaim(&table, &b.a[0], 0), 1); /* at once: the channel ended; the peer keeps its twin */
+    CHECK_EQUAL(bt_arrived_owner(&table, &b.a[0], 0, 5, BT_A_MOVE_RECEIVED), BT_REFUSED);
+    bt_sent(&table, &b.a[1], 0, BT_A_MOVE, 3);
+    CHECK_EQUAL(bt_owner_back(&table, &b.a[0], 0, 0), BT_REFUSED); /* forgotten: it is away over the other */
+    CHECK_EQUAL(bt_owner_back(&table, &b.a[1], 0, 3), BT_OK);
+}
+
 static void test_a_copy_that_is_out_twice_comes_back_once_by_each_way(void) {
     test(__func__);
     bench b = story((kind){.shared = 1, .home = 1, .mine = 1});
@@ -604,6 +652,10 @@ int main(void) {
     test_honest_domains_are_never_called_liars();
     test_a_refused_move_stays_the_guest_of_the_channel_it_came_over();
     test_after_a_lease_hung_up_a_late_arrival_elsewhere_is_refused_and_no_violation();
+    test_a_copy_that_came_back_is_not_the_buffer_come_home();
+    test_what_a_forwarder_got_back_is_no_guest();
+    test_an_allocator_waits_for_what_left_over_a_peers_assignment();
+    test_a_twin_of_what_is_here_is_refused_where_memory_is_not_shared();
     test_a_copy_that_is_out_twice_comes_back_once_by_each_way();
     return 0;
 }

@@ -91,7 +91,7 @@ typedef struct bt_assignment {
     uint32_t copy_count;  /* bits set in out_copies */
     uint32_t held_count;  /* bits set in in_copies */
     uint8_t standing;
-    uint8_t mine;         /* this side assigned it, so this side reclaims (rule 16) */
+    uint8_t mine;         /* this side assigned it */
     uint8_t same_domain;
 } bt_assignment;
 
@@ -175,7 +175,10 @@ static inline enum bt_verdict bt_arrived_owner(const bt_table *t, bt_assignment 
     bt_slot *s = &a->pool->slots[index];
     const bt_row *row = bt_lookup(t, s, act);
     if (__builtin_expect(row->next == 0xff, 0)) {
-        /* It is here already. Nobody else can have what never left, or what came over this very channel. */
+        /* It is here already. Where memory is not shared, twins part when a channel ends: an honest peer may have
+         * one of what was taken back here since. Where it is, nobody else can have what never left, or what came
+         * over this very channel. */
+        if (!a->pool->shared) return BT_REFUSED;
         if (s->state == BT_READ_ONLY) return bt_bit(a->in_copies, index) ? BT_VIOLATION : BT_REFUSED;
         return s->via == 0 || s->via == a->channel ? BT_VIOLATION : BT_REFUSED;
     }
@@ -219,11 +222,13 @@ static inline void bt_home_again(bt_slot *s, const bt_assignment *a) {
     if (s->via == 0) s->via = a->channel;
 }
 
-/* The peer refused the move or pass at `position`. */
+/* The peer refused the move or pass at `position`. BT_REFUSED: memory is not shared and a twin came since by another
+ * way; the one that was refused is forgotten. */
 static inline enum bt_verdict bt_owner_back(const bt_table *t, bt_assignment *a, uint32_t index, uint64_t position) {
     bt_slot *s = &a->pool->slots[index];
     const bt_row *row = bt_lookup(t, s, BT_A_MOVE_REFUSED);
-    if (row->next == 0xff || s->left != a->channel || s->sent_at != position) return BT_VIOLATION;
+    if (row->next == 0xff || s->left != a->channel || s->sent_at != position)
+        return a->pool->shared ? BT_VIOLATION : BT_REFUSED;
     bt_step(s, row);
     bt_home_again(s, a);
     return BT_OK;
@@ -231,23 +236,32 @@ static inline enum bt_verdict bt_owner_back(const bt_table *t, bt_assignment *a,
 
 /* ---- ends ---- */
 
-/* A buffer that left over this channel of the assigner and has not come back by any way (rules 14 and 16). */
-static inline int bt_is_away(const bt_assignment *a, uint32_t index) {
+/* A buffer that left over this channel as a whole and has not come back so: a copy that is here does not count. */
+static inline int bt_is_given(const bt_assignment *a, uint32_t index) {
     const bt_slot *s = &a->pool->slots[index];
-    return s->state == BT_INVALID && s->left == a->channel && !(s->flags & BT_QUEUED);
+    return s->state < BT_READ_ONLY_OWNED && s->left == a->channel && !(s->flags & BT_QUEUED);
 }
 
-/* A buffer that came over this channel and is owned or held here. */
+/* The same, and nothing of it is here: what a lease gives back (rule 16). */
+static inline int bt_is_away(const bt_assignment *a, uint32_t index) {
+    return bt_is_given(a, index) && a->pool->slots[index].state == BT_INVALID;
+}
+
+/* Whether this side takes back what went over the channel when it ends (rule 16): it assigned the pool there, or
+ * allocated it, so that nobody else would. */
+static inline int bt_reclaims(const bt_assignment *a) { return a->mine || a->pool->home; }
+
+/* A buffer that came over this channel and is owned or held here, and is not at home here. */
 static inline int bt_is_guest(const bt_assignment *a, uint32_t index) {
     const bt_slot *s = &a->pool->slots[index];
-    return bt_bit(a->in_copies, index) || (s->state >= BT_READ_ONLY_OWNED && s->via == a->channel && !a->pool->home);
+    return bt_bit(a->in_copies, index) || (s->state >= BT_READ_ONLY_OWNED && s->via == a->channel && !bt_reclaims(a));
 }
 
 /* Whether the pool may leave the channel as far as this side knows; `consumed` is the peer's index. */
 static inline int bt_may_remove(const bt_assignment *a, uint64_t consumed) {
     if (a->copy_count || a->held_count || (int64_t)(a->last_position - consumed) > 0) return 0;
     for (uint32_t i = 0; i < a->pool->count; i++)
-        if ((a->mine && bt_is_away(a, i)) || bt_is_guest(a, i)) return 0;
+        if ((bt_reclaims(a) && bt_is_given(a, i)) || bt_is_guest(a, i)) return 0;
     return 1;
 }
 

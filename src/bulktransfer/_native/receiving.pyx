@@ -139,7 +139,7 @@ cdef class ReceiveCore(SendCore):
             verdict = bt_copy_back(table(), &a.c, entry.index, BT_A_COPY_REFUSED)
         else:
             verdict = bt_owner_back(table(), &a.c, entry.index, entry.serial)
-        if verdict != BT_OK:
+        if verdict == BT_VIOLATION:
             self._violation(f"a refusal of buffer {entry.index}, which was not sent")
         self.refused_there += 1
         error = errors.from_code(
