@@ -12,6 +12,7 @@ from .core.allocator import Allocator
 from .core.callbacks import Callbacks
 from .core.channel import Channel
 from .core.connect import bind, connect, create
+from .core.deferral import Answer
 from .core.domain import Domain, current_domain
 from .core.lifetime import trace_views
 from .core.limits import Constraints, Limits
@@ -74,6 +75,7 @@ __all__ = [
     "Transfer",
     "Outcome",
     "Callbacks",
+    "Answer",
     "WaitSet",
     # where, and within what bounds
     "Domain",

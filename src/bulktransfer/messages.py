@@ -128,7 +128,7 @@ class Withdraw:
 
 @dataclass(frozen=True, slots=True)
 class Teardown:
-    """No new sends from here; `final`: the sender does not wait for an answer (close)."""
+    """No new sends from here; `final`: the sender does not wait for an answer (close; with a reason: it broke)."""
 
     reason: str
     final: bool

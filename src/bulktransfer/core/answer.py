@@ -29,6 +29,7 @@ from ..errors import (
 from ..messages import AssignAnswer, AssignDone, AssignMemory, AssignRequest, RemoveAnswer, RemoveRequest, Withdraw
 from ..states import EventKind, Role, Trust
 from . import memory
+from .deferral import Answer
 from .limits import POOLS_MAX
 from .requests import Request, RequestBook
 
@@ -104,10 +105,11 @@ class Answering(RequestBook):
             )
             domain.pools[pool_id] = pool  # one pool of an id in a domain, though two channels announce it at once
         callback = channel.callbacks.pool_assigned
+        answer = None
         if callback is not None:
             event = make_event(EventKind.POOL_ASSIGNED, channel, pool=pool, present=present)
             try:
-                channel.run_veto(callback, event)
+                answer = channel.run_veto(callback, event)
             except Exception as veto:
                 domain.pool_quiet(pool)
                 raise PoolVetoError(f"assign of pool {name} was vetoed: {veto}") from veto
@@ -119,7 +121,14 @@ class Answering(RequestBook):
         self.reserve(pool)
         if channel.ended is not None:  # by the callback, or another thread
             self.forget(assignment)
-            raise ChannelStateError(f"assign of pool {name}: the channel was closed meanwhile")
+            gone = ChannelStateError(f"assign of pool {name}: the channel was closed meanwhile")
+            if answer is not None:
+                answer.lapse(gone)
+            raise gone
+        if callback is not None:
+            self.asked.add(message.request)
+        if answer is not None:
+            self.deferred[message.request] = answer
         return assignment
 
     def on_assign_answer(self, message: AssignAnswer) -> None:
@@ -150,7 +159,8 @@ class Answering(RequestBook):
         """The memory of an accepted pool: check, map, tell. Raises: ProtocolViolation."""
         channel = self.channel
         assignment = self.incoming.get(message.request)
-        if assignment is None or assignment.active:
+        answer = self.deferred.get(message.request)
+        if assignment is None or assignment.active or (answer is not None and answer.is_due):
             if message.request in self.removed:
                 return None  # withdrawn meanwhile
             raise ProtocolViolation(f"memory for request {message.request}, which was not accepted")
@@ -173,13 +183,25 @@ class Answering(RequestBook):
             return None
         assignment.leases = list(fds[1:])
         pool.leases = [*pool.leases, *fds[1:]]
-        assignment.set_active()
-        channel.say(AssignDone(message.request, 0, ""))
-        for request in [r for r in self.requests.values() if r.follows is assignment]:
-            self.finish(request, None)
-        if channel.callbacks.pool_assigned is not None:
+        if answer is not None:
+            answer.due(lambda error: self.conclude_assign(message.request, assignment, error))
+            return None
+        self.conclude_assign(message.request, assignment, None)
+        if message.request in self.asked:
             return None
         return make_event(EventKind.POOL_ASSIGNED, channel, pool=pool, present=assignment.present)
+
+    def conclude_assign(self, number: int, assignment: Assignment, error: BulkError | None) -> None:
+        """The pool is mapped: buffers may travel, or who was to decide refused. Raises: OSError."""
+        self.deferred.pop(number, None)
+        if error is not None:
+            self.drop_incoming(number, error)
+            self.channel.say(AssignDone(number, code_of(error, PoolVetoError), str(error)))
+            return
+        assignment.set_active()
+        self.channel.say(AssignDone(number, 0, ""))
+        for request in [r for r in self.requests.values() if r.follows is assignment]:
+            self.finish(request, None)
 
     def refuse_memory(self, message: AssignMemory, error: BulkError) -> None:
         """Say that the memory of an accepted pool is of no use."""
@@ -224,7 +246,9 @@ class Answering(RequestBook):
         event = make_event(EventKind.POOL_REMOVED, self.channel, pool=pool)
         if self.channel.callbacks.pool_removed is None:
             return event
-        self.channel.run_veto(self.channel.callbacks.pool_removed, event)  # too late for a veto
+        answer = self.channel.run_veto(self.channel.callbacks.pool_removed, event)
+        if answer is not None:
+            answer.due(lambda error: None)  # too late for a veto
         return None
 
     def on_remove_request(self, message: RemoveRequest) -> Event | None:
@@ -233,32 +257,53 @@ class Answering(RequestBook):
         assignment = channel.table[message.slot] if message.slot < len(channel.table) else None
         if assignment is None:
             raise ProtocolViolation(f"removal of pool number {message.slot}, which is not assigned")
-        own = next((r for r in self.requests.values() if r.operation == "remove" and r.assignment is assignment), None)
+        own = self.own_removal(assignment)
         if own is not None and channel.role is Role.MASTER:
             return None  # the MASTER's request stands
         pool = assignment.pool
+        if any(a.operation == "remove" and a.pool is pool for a in self.deferred.values()):
+            raise ProtocolViolation(f"removal of pool number {message.slot}, which is under way")
+        answer: Answer | None = None
         error: BulkError | None = None
         if not channel.may_remove(assignment):
             error = PoolBusyError(f"pool {pool.name}: a buffer that travelled over the channel has not come home")
         elif channel.callbacks.pool_removed is not None:
             try:
-                channel.run_veto(channel.callbacks.pool_removed, make_event(EventKind.POOL_REMOVED, channel, pool=pool))
+                event = make_event(EventKind.POOL_REMOVED, channel, pool=pool)
+                answer = channel.run_veto(channel.callbacks.pool_removed, event)
             except Exception as veto:  # noqa: BLE001 - whatever a callback raises is the veto
                 error = PoolVetoError(f"remove of pool {pool.name} was vetoed: {veto}")
             if channel.ended is not None:
+                if answer is not None:
+                    answer.lapse(ChannelStateError(f"remove of pool {pool.name}: the channel was closed meanwhile"))
                 return None
+        if answer is not None:
+            self.deferred[message.request] = answer
+            answer.due(lambda error: self.conclude_remove(message.request, assignment, error))
+            return None
+        self.conclude_remove(message.request, assignment, error)
+        if error is None and channel.callbacks.pool_removed is None:
+            return make_event(EventKind.POOL_REMOVED, channel, pool=pool)
+        return None
+
+    def own_removal(self, assignment: Assignment) -> Request | None:
+        """This side's own request to remove what the peer wants removed."""
+        return next((r for r in self.requests.values() if r.operation == "remove" and r.assignment is assignment), None)
+
+    def conclude_remove(self, number: int, assignment: Assignment, error: BulkError | None) -> None:
+        """The pool leaves the channel, or whoever was asked keeps it. Raises: OSError."""
+        self.deferred.pop(number, None)
+        if error is None and not self.channel.may_remove(assignment):
+            error = PoolBusyError(f"pool {assignment.pool.name}: a buffer of it has not come home")
         if error is None:
             self.forget(assignment)
-        channel.say(
-            RemoveAnswer(message.request, 0 if error is None else code_of(error, PoolVetoError), str(error or ""))
-        )
+        code = 0 if error is None else code_of(error, PoolVetoError)
+        self.channel.say(RemoveAnswer(number, code, str(error or "")))
+        own = self.own_removal(assignment)
         if own is not None:
             if error is not None:
                 assignment.set_active()
             self.finish(own, error)
-        if error is None and channel.callbacks.pool_removed is None:
-            return make_event(EventKind.POOL_REMOVED, channel, pool=pool)
-        return None
 
     def on_remove_answer(self, message: RemoveAnswer) -> None:
         """The peer let it go, or not."""

@@ -39,5 +39,6 @@ class Callbacks:
                 raise TypeError(f"Callbacks.{kind.value} is {callback!r}, which cannot be called")
 
     def handlers(self) -> tuple[Callback | None, ...]:
-        """The callbacks in the order of EventKind; those of set-up and end stay with the control plane."""
-        return tuple(getattr(self, kind.value) for kind in EventKind)
+        """The callbacks in the order of EventKind; None for those that run where an answer depends on them."""
+        vetoes = (EventKind.BIND_RECEIVED, EventKind.POOL_ASSIGNED, EventKind.POOL_REMOVED)
+        return tuple(None if kind in vetoes else getattr(self, kind.value) for kind in EventKind)

@@ -22,6 +22,7 @@ from .._native.waiting import in_callback
 from ..errors import (
     BrokenChannelError,
     BulkError,
+    ChannelStateError,
     ClosedChannelError,
     EndOfChannelError,
     WouldBlock,
@@ -31,6 +32,7 @@ from ..messages import (
 )
 from ..states import ChannelAct, ChannelState, EventKind
 from . import ending
+from .deferral import Answer
 from .plane import ChannelPlane, Done
 from .requests import Request
 
@@ -74,6 +76,23 @@ class Channel(ChannelPlane):
         """
         self.check_blocking("remove_pool", done, timeout)
         self.settle(self.assigning.remove(pool, done), timeout)
+
+    def defer(self, event: Event, done: Done) -> Answer:
+        """Leave the answer open, inside the pool_assigned or pool_removed callback that is asked for it.
+
+        `done(outcome)` is told once the answer is due: the pool is present here (of a removal: at once), or with the
+        error that ended the request. The peer waits for Answer.accept or refuse, as long as its own timeout allows.
+        Raises: ChannelStateError (not this callback, or deferred before), TypeError.
+        """
+        if not callable(done):
+            raise TypeError(f"done={done!r} cannot be called")
+        if event is not self.asked or event.kind not in (EventKind.POOL_ASSIGNED, EventKind.POOL_REMOVED):
+            raise ChannelStateError(f"defer of {event!r}: only the pool callback that is asked may leave it open")
+        if self.answer is not None:
+            raise ChannelStateError(f"defer of {event!r}: it was deferred before")
+        operation = "assign" if event.kind is EventKind.POOL_ASSIGNED else "remove"
+        self.answer = Answer(self, operation, event.pool, done)
+        return self.answer
 
     def check_blocking(self, act: str, done: Done | None, timeout: Any) -> None:
         """A call that would wait inside a callback is refused before it does anything."""
@@ -180,6 +199,21 @@ class Channel(ChannelPlane):
 
     def close(self) -> None:
         """End the channel at once; idempotent, never raises, never waits. What was accepted still arrives."""
+        self._end_now("")
+
+    def abort(self, reason: str) -> None:
+        """End the channel at once as broken; idempotent, never waits. What was accepted still arrives.
+
+        Then the peer's calls raise BrokenChannelError with `reason`, not EndOfChannelError: for whoever stands between
+        others, so that none takes what broke for complete. Raises: TypeError, ValueError (no reason).
+        """
+        if not isinstance(reason, str):
+            raise TypeError(f"reason={reason!r}; it takes a str")
+        if not reason:
+            raise ValueError("abort without a reason; close ends a channel in order")
+        self._end_now(reason)
+
+    def _end_now(self, reason: str) -> None:
         try:
             self.check_fork()
         except BulkError:
@@ -188,7 +222,7 @@ class Channel(ChannelPlane):
             self._release_descriptors()
             return
         if self.linked and not self.hung_up:
-            self.say_if_possible(Teardown(reason="", final=True))
+            self.say_if_possible(Teardown(reason=reason, final=True))
         ending.finish(self, ClosedChannelError, f"{self.describe()}: closed by this side")
         if not self._finalizing:
             self.fire_settled()

@@ -137,8 +137,9 @@ def drain_quietly(channel: Any) -> None:
 
 
 def on_teardown(channel: Any, reason: str, final: bool, answer: Any) -> Event | None:
-    """The peer ends the channel in order; everything that it sent before is taken."""
-    crossing = channel.state is ChannelState.TEARDOWN
+    """The peer ends the channel in order, or says what broke; everything that it sent before is taken."""
+    broken = final and bool(reason)
+    crossing = channel.state is ChannelState.TEARDOWN and not broken
     channel.step(ChannelAct.TEARDOWN_RECEIVED)
     if not final:
         channel.say_if_possible(answer)
@@ -146,8 +147,12 @@ def on_teardown(channel: Any, reason: str, final: bool, answer: Any) -> Event | 
     if crossing:
         finish(channel, ClosedChannelError, f"{channel.describe()}: closed by this side", graceful=True)
         return None
-    error = finish(channel, EndOfChannelError, text, graceful=not final)
-    return make_event(EventKind.TEARDOWN_RECEIVED, channel, buffers=getattr(error, "buffers", ()))
+    if broken:
+        error = finish(channel, BrokenChannelError, f"{channel.describe()}: the peer says what broke: {reason}")
+    else:
+        error = finish(channel, EndOfChannelError, text, graceful=not final)
+    buffers = getattr(error, "buffers", ())
+    return make_event(EventKind.TEARDOWN_RECEIVED, channel, buffers=buffers, error=error if broken else None)
 
 
 def on_hang_up(channel: Any) -> None:

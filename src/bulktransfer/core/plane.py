@@ -47,6 +47,7 @@ from ..states import ChannelAct, ChannelState, Direction, EventKind, Role, Trust
 from . import ending
 from .assign import Assigning
 from .callbacks import Callbacks
+from .deferral import Answer
 from .domain import Domain
 from .knock import Knock
 from .limits import Constraints, Limits
@@ -76,8 +77,6 @@ class ChannelPlane(ChannelCore):
     ) -> None:
         if wait not in WAITS:
             raise ValueError(f"wait={wait!r}; it takes one of {', '.join(WAITS)}")
-        if callbacks is not None and not isinstance(callbacks, Callbacks):
-            raise TypeError(f"callbacks={callbacks!r}; it takes bulk.Callbacks")
         self.domain = domain
         self.waiters = domain.waiters
         self.address = address
@@ -103,11 +102,17 @@ class ChannelPlane(ChannelCore):
         self._finalizing = False
         self.farewell: Any = None  # a channel.Farewell, while the channel is torn down
         self.waitsets: set[Any] = set()
-        handlers = list(self.callbacks.handlers())
-        for kind in (EventKind.BIND_RECEIVED, EventKind.POOL_ASSIGNED, EventKind.POOL_REMOVED):
-            handlers[list(EventKind).index(kind)] = None  # these run where the answer depends on them
-        self.set_handlers(tuple(handlers))
+        self.asked: Event | None = None  # what a callback that may veto is asked now
+        self.answer: Answer | None = None  # that it left open
+        self.set_callbacks(self.callbacks)
         domain.enroll(self, self.limits.channels)
+
+    def set_callbacks(self, callbacks: Callbacks) -> None:
+        """Tell others from now on; what has arrived already goes to them too. Raises: TypeError."""
+        if not isinstance(callbacks, Callbacks):
+            raise TypeError(f"callbacks={callbacks!r}; it takes bulk.Callbacks")
+        self.callbacks = callbacks
+        self.set_handlers(callbacks.handlers())
 
     # ---- what it is ----
 
@@ -294,12 +299,25 @@ class ChannelPlane(ChannelCore):
             with contextlib.suppress(OSError):
                 self.say(message)
 
-    def run_veto(self, callback: Callable[[Event], object], event: Event) -> None:
-        """Ask a callback that may refuse by raising."""
+    def run_veto(self, callback: Callable[[Event], object], event: Event) -> Answer | None:
+        """Ask a callback that may refuse by raising; the answer that it left open, if it did."""
         if self.registered:
             self.domain.set_loose(self)  # nobody can serve it before this is over
-        with self.domain.aside():
-            call_back(callback, event)
+        self.ask(event)
+        try:
+            with self.domain.aside():
+                call_back(callback, event)
+            return self.answer
+        except BaseException:
+            if self.answer is not None:
+                self.answer.overrule()
+            raise
+        finally:
+            self.ask(None)
+
+    def ask(self, event: Event | None) -> None:
+        """This is what a callback is asked now."""
+        self.asked, self.answer = event, None
 
     def expect_now(self, done: Done, outcome: Outcome) -> None:
         """A control request was answered: its continuation runs with the next dispatch or receive."""

@@ -20,6 +20,7 @@ from ..errors import (
 )
 from ..messages import Withdraw
 from ..states import Role
+from .deferral import Answer
 
 
 class Request:
@@ -47,6 +48,8 @@ class RequestBook:
         self.next_request = 1
         self.incoming: dict[int, Assignment] = {}  # accepted or pending requests of the peer, by number
         self.removed: set[int] = set()
+        self.asked: set[int] = set()  # requests of the peer that a callback was asked about
+        self.deferred: dict[int, Answer] = {}  # and those that it left open, by number
 
     @property
     def channel(self) -> Any:
@@ -124,6 +127,7 @@ class RequestBook:
             channel.table[assignment.slot] = None
         if assignment.request is not None:
             self.incoming.pop(assignment.request, None)
+            self.asked.discard(assignment.request)
         if assignment.lease is not None:
             assignment.lease.close()
         if self.find(pool) is None:
@@ -139,13 +143,19 @@ class RequestBook:
         """An accepted assignment of the peer is off, and with it an own request that crossed it."""
         self.removed.add(number)
         assignment = self.incoming[number]
+        answer = self.deferred.pop(number, None)
         self.forget(assignment)
+        if answer is not None:
+            answer.lapse(error)
         for request in [r for r in self.requests.values() if r.follows is assignment]:
             self.finish(request, error)
             self.channel.say_if_possible(Withdraw(request.number))  # the peer may have accepted that one meanwhile
 
     def end(self, error: BulkError | ChannelStateError) -> None:
         """The channel ended: nobody will answer."""
+        for answer in list(self.deferred.values()):
+            answer.lapse(error)
+        self.deferred.clear()
         for request in list(self.requests.values()):
             self.requests.pop(request.number, None)
             request.finished = True
