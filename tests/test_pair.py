@@ -183,16 +183,10 @@ def test_pair_takes_a_domain_and_refuses_what_create_refuses():
         assert here.user_state == 7
     with pytest.raises(TypeError):
         pair(trust=None)
-    with pytest.raises(bulk.TrustMismatchError):
-        pair(trust=Trust.HALF) if Trust.HALF not in offered() else pair(trust=Trust.UNINITIALIZED)
+    with pytest.raises(ValueError, match="the creator decides"):
+        pair(trust=Trust.UNINITIALIZED)
     with pytest.raises(ValueError, match="meta_size"):
         pair(meta_size=-1)
-
-
-def offered():
-    from bulktransfer.core.scheme import backend_for
-
-    return backend_for("shm:").trusts
 
 
 def test_an_example_of_a_child_by_subprocess_and_number():

@@ -81,12 +81,19 @@ class World:
         return allocator
 
     def channel(
-        self, source: Any, sink: Any, *, creator: str = "source", binder: dict[str, Any] | None = None, **options: Any
+        self,
+        source: Any,
+        sink: Any,
+        *,
+        creator: str = "source",
+        trust: Trust = Trust.FULL,
+        binder: dict[str, Any] | None = None,
+        **options: Any,
     ) -> tuple[Any, Any]:
         """A connected channel: its source end and its sink end."""
         direction = Direction.TX if creator == "source" else Direction.RX
         here, there = (source, sink) if creator == "source" else (sink, source)
-        created = bulk.create(f"{self.scheme}:", direction=direction, trust=Trust.FULL, domain=here, **options)
+        created = bulk.create(f"{self.scheme}:", direction=direction, trust=trust, domain=here, **options)
         self.made.append(created)
         bound, _ = together(
             lambda: bulk.bind(created.address, domain=there, **(binder or {})), lambda: created.wait_bound(PATIENCE_S)

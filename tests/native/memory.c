@@ -155,7 +155,7 @@ static void test_reserving_gives_every_page_and_changes_none(void) {
         CHECK_EQUAL(bt_memory_map(fd, sizes[i], PROT_READ | PROT_WRITE, &address), 0);
         uint8_t *bytes = address;
         for (size_t at = 0; at < sizes[i]; at += 3 * 4096) bytes[at] = 42;
-        CHECK_EQUAL(bt_memory_reserve(fd, address, sizes[i]), 0);
+        CHECK_EQUAL(bt_memory_reserve(fd, address, sizes[i], 1), 0);
         CHECK(fstat(fd, &st) == 0 && (uint64_t)st.st_blocks * 512 >= sizes[i]);
         CHECK_EQUAL(bt_memory_judge(fd, sizes[i], F_SEAL_SHRINK), BT_MEMORY_FINE);
         for (size_t at = 0; at < sizes[i]; at += 4096) CHECK_EQUAL(bytes[at], at % (3 * 4096) ? 0 : 42);

@@ -8,7 +8,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from bulktransfer._native.ledger cimport (
-    BT_ABSENT, BT_ACTIVE, BT_PENDING, BT_READ_WRITE, BT_REMOVING, bt_bit, bt_bit_words, bt_is_away, bt_reclaim,
+    BT_ABSENT, BT_ACTIVE, BT_PENDING, BT_READ_WRITE, BT_REMOVING, bt_bit, bt_bit_words, bt_guarded_reclaim,
+    bt_is_away,
 )
 from bulktransfer._native.pool cimport Pool
 from bulktransfer._native.table cimport table
@@ -84,7 +85,7 @@ cdef class Assignment:
         cdef Pool pool = self.pool
         back = []
         for i in range(pool.c.count):
-            if bt_reclaim(table(), &self.c, i):
+            if bt_guarded_reclaim(table(), &self.c, i) > 0:  # what cannot be mapped now stays away
                 back.append(pool.get(i))
                 if pool.reclaim and pool.c.slots[i].state == BT_READ_WRITE:
                     pool.come_home(i)

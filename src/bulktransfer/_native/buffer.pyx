@@ -226,7 +226,7 @@ cdef class Buffer:
     def drop(self):
         """Let go of a buffer whose channel ended, whatever its state.
 
-        Raises: ChannelStateError, NotAllocatedError, BufferError (a view is live).
+        Raises: ChannelStateError, NotAllocatedError, BufferError (a view is live), OSError (trust HALF: see move).
         """
         cdef bt_slot* s = self.slot()
         if s.flags & BT_FREE:
@@ -235,6 +235,8 @@ cdef class Buffer:
             raise explain(BT_STILL_CONNECTED, "drop", self, "")
         if s.views:
             raise explain(BT_VIEWS_LIVE, "drop", self, "")
+        if self.pool.c.guarded:
+            self.pool.guard_for(self.index, BT_A_DROP)
         bt_step(s, bt_lookup(table(), s, BT_A_DROP))
         s.out = s.in_ = 0
         self.pool.domain.pool_quiet(self.pool)

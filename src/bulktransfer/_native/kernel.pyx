@@ -42,7 +42,7 @@ cdef extern from *:
     int fcntl(int fd, int what, int value) nogil
     int bt_memory_create(const char* name, size_t size) nogil
     int bt_memory_map(int fd, size_t size, int protection, void** address) nogil
-    int bt_memory_reserve(int fd, void* address, size_t size) nogil
+    int bt_memory_reserve(int fd, void* address, size_t size, int huge) nogil
     int bt_memory_judge(int fd, size_t size, int seals) nogil
     int bt_memory_populate(void* address, size_t size) nogil
     enum: BT_FDS_MAX, BT_MAGIC, BT_LAYOUT_VERSION
@@ -214,8 +214,9 @@ cdef class Mapping:
             bt_registry_unmap(the_registry, self.base, self.size)
 
 
-def create_memory(bytes name not None, size_t size):
-    """New anonymous memory of `size` bytes, every page reserved, that cannot shrink or grow.
+def create_memory(bytes name not None, size_t size, bint huge=True):
+    """New anonymous memory of `size` bytes, every page reserved (`huge`: as huge pages where it can be), that cannot
+    shrink or grow.
 
     Returns the memfd and its writable mapping. Raises: OSError (ENOMEM, EMFILE ...).
     """
@@ -227,7 +228,7 @@ def create_memory(bytes name not None, size_t size):
     cdef int fd = result
     cdef void* base = (<Mapping> mapping).base
     with nogil:
-        result = bt_memory_reserve(fd, base, size)
+        result = bt_memory_reserve(fd, base, size, huge)
     if result < 0:
         refuse(-result, f"reserving {size} bytes of shared memory")
     return source, mapping

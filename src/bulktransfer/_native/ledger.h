@@ -76,6 +76,7 @@ typedef struct bt_pool {
     uint8_t shared;  /* both sides see the same memory */
     uint8_t home;    /* allocated in this domain */
     uint8_t guarded; /* the mapping follows the ledger (trust HALF) */
+    uint8_t apart;   /* not FULL: transfers take the longer way */
     uint8_t *base;   /* of the mapping; NULL until there is one */
 } bt_pool;
 

@@ -31,6 +31,9 @@ cdef extern from "ledger.h" nogil:
         uint64_t size
         uint8_t shared
         uint8_t home
+        uint8_t guarded
+        uint8_t apart
+        uint8_t* base
     ctypedef struct bt_assignment:
         bt_pool* pool
         uint64_t* out_copies
@@ -62,3 +65,10 @@ cdef extern from "ledger.h" nogil:
     int bt_is_guest(const bt_assignment* a, uint32_t index)
     int bt_may_remove(const bt_assignment* a, uint64_t consumed)
     int bt_reclaim(const bt_table* t, bt_assignment* a, uint32_t index)
+
+cdef extern from "guard.h" nogil:
+    int bt_guard_begin(bt_pool* pool)
+    int bt_guard_end(bt_pool* pool)
+    int bt_guard_set(bt_pool* pool, uint32_t index, uint8_t state)
+    int bt_guard_for(const bt_table* t, bt_pool* pool, uint32_t index, bt_act act)
+    int bt_guarded_reclaim(const bt_table* t, bt_assignment* a, uint32_t index)

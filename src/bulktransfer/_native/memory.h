@@ -62,11 +62,11 @@ static inline int bt_memory_map(int fd, size_t size, int protection, void **addr
     return 0;
 }
 
-/* Reserve every page of a mapped memfd, as huge pages where that works.
+/* Reserve every page of a mapped memfd, if `huge` as huge pages where that works.
  * The order matters: one touch a huge page, collapse, then reserve what is missing (0.14 ms for 2 MiB; the other
  * order costs ten times as much). Collapsing is an optimisation: the kernel may have no huge page left. */
-static inline int bt_memory_reserve(int fd, void *address, size_t size) {
-    for (size_t at = 0; at + BT_HUGE <= size; at += BT_HUGE) {
+static inline int bt_memory_reserve(int fd, void *address, size_t size, int huge) {
+    for (size_t at = 0; huge && at + BT_HUGE <= size; at += BT_HUGE) {
         while (fallocate(fd, 0, (off_t)at, 4096) < 0) /* so that the touch cannot fail */
             if (errno != EINTR) return -errno;
         __atomic_fetch_or((uint8_t *)address + at, 0, __ATOMIC_RELAXED); /* a write that changes nothing */

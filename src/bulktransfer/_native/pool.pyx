@@ -5,7 +5,7 @@ Knows: mappings, and who may look at them. Must not know: rings, sockets, or how
 
 cimport cython
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 from bulktransfer._native.buffer cimport Buffer, new_buffer
 from bulktransfer._native.kernel cimport Mapping
@@ -94,8 +94,12 @@ cdef class Pool(Slots):
         return self.mapping.address if self.mapping is not None else None
 
     def attach(self, Mapping mapping not None):
-        """Memory for a pool that was announced and is accepted now."""
+        """Memory for a pool that was announced and is accepted now. Raises: OSError (it cannot be guarded)."""
         self.mapping = mapping
+        self.c.base = <uint8_t*> mapping.base
+        if self.c.guarded:
+            self.c.guarded = False  # so far there was nothing to guard
+            self.set_guarded(True)
 
     def withdraw(self):
         """Take the memory away; the addresses stay, without access. Raises: BufferError (a view is live)."""
@@ -108,6 +112,7 @@ cdef class Pool(Slots):
             self.c.slots[i].flags = 0
         self.free_count = 0
         self.present = False
+        self.c.guarded = self.c.apart = False  # there are addresses only
         if self.mapping is not None:
             self.mapping.revoke()
 

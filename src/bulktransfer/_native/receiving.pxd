@@ -1,8 +1,9 @@
-from libc.stdint cimport uint64_t, uint8_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 from bulktransfer._native.carrier cimport bt_entry
 from bulktransfer._native.event cimport Event
 from bulktransfer._native.outcome cimport Outcome
+from bulktransfer._native.pool cimport Pool
 from bulktransfer._native.sending cimport SendCore
 
 cdef class ReceiveCore(SendCore):
@@ -17,6 +18,7 @@ cdef class ReceiveCore(SendCore):
     cdef Event take(self)
     cdef Event take_transfer(self, bt_entry* entry, uint8_t* meta, int act)
     cdef Event take_refusal(self, bt_entry* entry)
+    cdef int expose(self, Pool pool, uint32_t index, int act) except -1
     cdef int refuse(self, bt_entry* entry) except -1
     cdef int deliver(self, Event event) except -1
     cdef int drain(self) except -1

@@ -18,7 +18,8 @@ from bulktransfer._native.carrier cimport (
 )
 from bulktransfer._native.event cimport Event, new_event
 from bulktransfer._native.ledger cimport (
-    BT_A_BUFFER_RECEIVED, BT_A_COPY, BT_A_COPY_REFUSED, BT_A_COPY_RELEASED, BT_A_MOVE, BT_A_MOVE_RECEIVED, BT_A_PASS,
+    BT_A_BUFFER_RECEIVED, BT_A_COPY, BT_A_COPY_REFUSED, BT_A_COPY_RELEASED, BT_A_MOVE, BT_A_MOVE_RECEIVED,
+    BT_A_MOVE_REFUSED, BT_A_PASS,
     BT_A_RELEASE, BT_INVALID, BT_OK, BT_PENDING, BT_QUEUED, BT_READ_WRITE, BT_REFUSED, BT_VIOLATION, bt_arrived_copy,
     bt_arrived_owner, bt_copy_back, bt_owner_back, bt_slot,
 )
@@ -78,6 +79,8 @@ cdef class ReceiveCore(SendCore):
         if entry.length > pool.c.size:
             self._violation(f"a {ACTS[act]} of {entry.length} bytes in a buffer of {pool.c.size}")
         s = &pool.c.slots[entry.index]
+        if pool.c.apart:
+            self.expose(pool, entry.index, BT_A_MOVE_RECEIVED + act)  # the acts are in one order
         if owner_moves and self.same_domain:  # stays INVALID until it is handed out
             if s.state != BT_INVALID or s.flags & BT_QUEUED:
                 self._violation(f"a {ACTS[act]} of buffer {entry.index}, which was not sent")
@@ -91,6 +94,8 @@ cdef class ReceiveCore(SendCore):
             verdict = bt_arrived_copy(table(), &a.c, entry.index, entry.length)
         else:
             verdict = bt_copy_back(table(), &a.c, entry.index, BT_A_COPY_RELEASED)
+        if verdict != BT_OK and pool.c.guarded:
+            pool.guard_again(entry.index)
         if verdict == BT_VIOLATION:
             self._violation(f"a {ACTS[act]} of buffer {entry.index} of pool {pool.name}, which it does not have")
         if verdict == BT_REFUSED:
@@ -111,6 +116,17 @@ cdef class ReceiveCore(SendCore):
         elif entry.meta_size:
             memcpy(event.short_meta, meta, entry.meta_size)
         return event
+
+    cdef int expose(self, Pool pool, uint32_t index, int act) except -1:
+        """Trust HALF: what arrives may be reached. Where the kernel refuses, it waits in the ring for the next call."""
+        if self.same_domain and (act == BT_A_MOVE_RECEIVED or act == BT_A_BUFFER_RECEIVED):
+            return 0  # when it is handed out
+        try:
+            pool.guard_for(index, act)
+        except OSError:
+            self.link.rx.head -= 1
+            raise
+        return 0
 
     cdef int refuse(self, bt_entry* entry) except -1:
         """Say that this entry is not accepted; published before the index passes it (rule 8)."""
@@ -135,10 +151,14 @@ cdef class ReceiveCore(SendCore):
             a = <Assignment> self.table[entry.slot]
         if a is None or entry.index >= a.pool.c.count or not 0 <= act < 3 or entry.serial >= self.link.issued:
             self._violation("a refusal of what was not sent")
+        if a.pool.c.apart:
+            self.expose(a.pool, entry.index, BT_A_COPY_REFUSED if act == BT_A_COPY else BT_A_MOVE_REFUSED)
         if act == BT_A_COPY:
             verdict = bt_copy_back(table(), &a.c, entry.index, BT_A_COPY_REFUSED)
         else:
             verdict = bt_owner_back(table(), &a.c, entry.index, entry.serial)
+        if verdict != BT_OK and a.pool.c.guarded:
+            a.pool.guard_again(entry.index)
         if verdict == BT_VIOLATION:
             self._violation(f"a refusal of buffer {entry.index}, which was not sent")
         self.refused_there += 1
@@ -162,9 +182,17 @@ cdef class ReceiveCore(SendCore):
         cdef Assignment a
         cdef bt_slot* s
         if event.queued:
-            event.queued = False
             pool = event.buffer.pool
             s = event.buffer.slot()
+            if pool.c.apart:
+                try:
+                    pool.guard_for(
+                        event.buffer.index, BT_A_MOVE_RECEIVED if event.act == BT_A_MOVE else BT_A_BUFFER_RECEIVED)
+                except OSError:
+                    self.queue.appendleft(event)  # it is tried again
+                    self.may_have_queued = True
+                    raise
+            event.queued = False
             s.flags &= ~BT_QUEUED
             for item in self.table:
                 a = <Assignment> item

@@ -1,7 +1,8 @@
-from libc.stdint cimport uint64_t, uint8_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 from bulktransfer._native.assignment cimport Assignment
 from bulktransfer._native.buffer cimport Buffer
+from bulktransfer._native.carrier cimport bt_entry
 from bulktransfer._native.link cimport LinkCore
 
 cdef class SendCore(LinkCore):
@@ -18,5 +19,8 @@ cdef class SendCore(LinkCore):
     cdef int send_one(self, Buffer buffer, int act, object meta, object done) except -1
     cdef int send_batch(self, object buffers, int act, object metas, object done) except -1
     cdef uint8_t** keep_metas(self, list notes) except NULL
+    cdef int push_apart(
+        self, Assignment a, uint32_t index, int act, bt_entry* entry, const uint8_t* meta) except -1
+    cdef int guard_batch(self, list items, int act) except -1
     cdef int judge_batch(self, list items, int act) except -1
     cdef int expect(self, object done, str operation, object buffer, uint64_t first, uint64_t end) except -1

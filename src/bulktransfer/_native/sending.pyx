@@ -31,6 +31,16 @@ ACTS = ("move", "pass", "copy", "release")
 cdef int CONNECTED = states.ChannelState.CONNECTED.value
 
 
+cdef void free_metas(uint8_t** copies, Py_ssize_t count) noexcept:
+    """What keep_metas made."""
+    cdef Py_ssize_t i
+    if copies == NULL:
+        return
+    for i in range(count):
+        free(copies[i])
+    free(copies)
+
+
 cdef class SendCore(LinkCore):
     """What sends; see the module."""
 
@@ -109,7 +119,10 @@ cdef class SendCore(LinkCore):
             entry.length = a.pool.c.slots[buffer.index].length if act != BT_A_PASS else a.pool.c.size
             entry.serial = 0
             position = self.link.issued
-            self.push(&entry, data)
+            if a.pool.c.apart:
+                self.push_apart(a, buffer.index, act, &entry, data)
+            else:
+                self.push(&entry, data)
             bt_sent(table(), &a.c, buffer.index, <bt_act> act, position)
             self.sent[act] += 1
             if done is not None:
@@ -117,6 +130,34 @@ cdef class SendCore(LinkCore):
         finally:
             if viewed:
                 PyBuffer_Release(&view)
+        return 0
+
+    cdef int push_apart(
+        self, Assignment a, uint32_t index, int act, bt_entry* entry, const uint8_t* meta,
+    ) except -1:
+        """One entry of a pool at trust HALF: before it is published the mapping allows no more than it will say."""
+        a.pool.guard_for(index, act)
+        try:
+            self.push(entry, meta)
+        except BaseException:
+            a.pool.guard_again(index)
+            raise
+        return 0
+
+    cdef int guard_batch(self, list items, int act) except -1:
+        """The same for a batch that has been judged: all or none."""
+        cdef Py_ssize_t i, done = 0
+        cdef Buffer buffer
+        try:
+            for i in range(len(items)):
+                buffer = <Buffer> items[i]
+                buffer.pool.guard_for(buffer.index, act)
+                done += 1
+        finally:
+            if done < len(items):
+                for i in range(done):
+                    buffer = <Buffer> items[i]
+                    buffer.pool.guard_again(buffer.index)
         return 0
 
     cdef int judge_batch(self, list items, int act) except -1:
@@ -179,6 +220,12 @@ cdef class SendCore(LinkCore):
             raise MemoryError("no memory for what waits to be sent")
         if direct == 0 and notes is not None:
             copies = self.keep_metas(notes)
+        if (<Buffer> items[0]).pool.c.apart:  # one channel, one trust
+            try:
+                self.guard_batch(items, act)
+            except BaseException:
+                free_metas(copies, count)
+                raise
         entry.kind = act + 1
         entry.flags = 0
         entry.meta_size = 0
@@ -224,10 +271,7 @@ cdef class SendCore(LinkCore):
                 continue
             copies[i] = <uint8_t*> malloc(size)
             if copies[i] == NULL:
-                while i > 0:
-                    i -= 1
-                    free(copies[i])
-                free(copies)
+                free_metas(copies, count)
                 raise MemoryError("no memory for meta data that waits to be sent")
             memcpy(copies[i], PyBytes_AS_STRING(notes[i]), size)
         return copies
@@ -247,7 +291,8 @@ cdef class SendCore(LinkCore):
         The call returns as soon as ownership has changed: the buffer is INVALID here. `meta`: up to meta_size bytes,
         copied now. `done(outcome)` is called when the peer's library accepted or refused.
         Raises: DirectionError (at the sink), PoolNotAssignedError, NotOwnedError and its kinds,
-        CopiesOutstandingError, BufferError (a view is live), MetaSizeError, ChannelStateError or the channel's end.
+        CopiesOutstandingError, BufferError (a view is live), MetaSizeError, ChannelStateError or the channel's end,
+        OSError (trust HALF: ENOMEM, the kernel grants this process no further mapping).
         """
         self.send_one(buffer, BT_A_MOVE, meta, done)
 

@@ -21,4 +21,6 @@ cdef class Slots:
     cdef void put_free(self, uint32_t index) noexcept
     cdef int take_back(self, uint32_t index) except -1
     cdef int come_home(self, uint32_t index) except -1
+    cdef int guard_for(self, uint32_t index, int act) except -1
+    cdef void guard_again(self, uint32_t index) noexcept
     cdef int give_back_on_release(self, uint32_t index, object channel) except -1

@@ -3,12 +3,18 @@
 Knows: the ledger (ledger.h). Must not know: rings, sockets, views, or how a pool came here.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
+
+import os as _os
 
 from bulktransfer import states
 from bulktransfer._native.kernel cimport Mapping
-from bulktransfer._native.ledger cimport BT_FREE, BT_GIVE_BACK, BT_INVALID, BT_READ_WRITE, bt_slot
+from bulktransfer._native.ledger cimport (
+    BT_FREE, BT_GIVE_BACK, BT_INVALID, BT_READ_WRITE, bt_act, bt_guard_begin, bt_guard_end, bt_guard_for, bt_guard_set,
+    bt_slot,
+)
+from bulktransfer._native.table cimport table
 
 cdef tuple STATE = tuple(sorted(states.BufferState, key=lambda s: s.value))
 
@@ -35,6 +41,8 @@ cdef class Slots:
         self.id = id
         self.domain = domain
         self.mapping = mapping
+        if mapping is not None:
+            self.c.base = <uint8_t*> mapping.base
         self.channels = set()
         self.reclaim = False
         self.present = True
@@ -82,6 +90,33 @@ cdef class Slots:
         self.c.slots[index].flags |= BT_GIVE_BACK
         self.going_back[index] = channel
         return 0
+
+    def set_guarded(self, bint on):
+        """Whether the mapping follows the ledger (trust HALF) from now on. Raises: OSError (nothing changed)."""
+        cdef int result = 0
+        if on and not self.c.guarded:
+            result = bt_guard_begin(&self.c)
+        elif not on and self.c.guarded:
+            result = bt_guard_end(&self.c)
+        if result < 0:
+            raise OSError(-result, f"protecting the memory of pool {self.name}: {_os.strerror(-result)}")
+
+    @property
+    def guarded(self):
+        """Whether the mapping follows the ledger (trust HALF)."""
+        return bool(self.c.guarded)
+
+    cdef int guard_for(self, uint32_t index, int act) except -1:
+        """Have the mapping of a buffer allow what it may be after `act`. Raises: OSError (nothing changed)."""
+        cdef int result = bt_guard_for(table(), &self.c, index, <bt_act> act)
+        if result < 0:
+            raise OSError(
+                -result, f"protecting the memory of buffer {index} of pool {self.name}: {_os.strerror(-result)}")
+        return 0
+
+    cdef void guard_again(self, uint32_t index) noexcept:
+        """Back to what its state allows: `act` came to nothing. The kernel merges what becomes equal: it can."""
+        bt_guard_set(&self.c, index, self.c.slots[index].state)
 
     def wait_for_return(self, bint waiting):
         """One more, or one less, waits for a buffer to come back and wants `on_return` to be called."""

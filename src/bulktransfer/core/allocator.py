@@ -17,7 +17,7 @@ from .._native.buffer import Buffer
 from .._native.pool import make_pool
 from ..errors import ConstraintError, PoolExhaustedError
 from ..states import Trust
-from . import memory
+from . import guard, memory
 from .domain import Domain, Sleeper, current_domain
 from .ending import check_leases
 from .limits import Constraints
@@ -42,7 +42,8 @@ class Allocator(AllocatorCore):
         domain: Domain | None = None,
     ) -> None:
         count, size, trust = _checked(count, size, trust)
-        source, mapping = memory.make(count * size)
+        guard.check(count, trust, f"a pool of {count} x {size} bytes")
+        source, mapping = memory.make(count * size, huge=trust is not Trust.HALF or size % memory.HUGE == 0)
         self._adopt(source, mapping, count, size, trust, constraints, reclaim, domain)
 
     @classmethod
@@ -93,6 +94,7 @@ class Allocator(AllocatorCore):
         pool = make_pool(uuid.uuid4(), domain, trust, mapping, count, size, True, True)
         pool.memory = source
         pool.identity = memory.identity(source)
+        guard.follow(pool, trust)
         pool.reclaim = reclaim
         pool.on_return = domain.kick
         domain.pools[pool.id] = pool

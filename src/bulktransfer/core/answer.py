@@ -115,10 +115,18 @@ class Answering(RequestBook):
                 raise PoolVetoError(f"assign of pool {name} was vetoed: {veto}") from veto
         assignment = Assignment(pool, message.slot, channel.number, False, channel.same_domain)
         assignment.present = present
+        try:
+            self.reserve(pool)
+        except (BulkError, OSError) as error:  # the kernel grants no further mapping
+            domain.pool_quiet(pool)
+            refused = error if isinstance(error, BulkError) else LimitError(f"pool {name}: {error}")
+            if answer is not None:
+                answer.lapse(refused)
+            raise refused from error
         if own is not None:  # the peer's request replaces this side's
             self.forget(own.assignment)
+            self.reserve(pool)
         self.put(assignment)
-        self.reserve(pool)
         if channel.ended is not None:  # by the callback, or another thread
             self.forget(assignment)
             gone = ChannelStateError(f"assign of pool {name}: the channel was closed meanwhile")

@@ -39,8 +39,8 @@ class Assigning(Answering):
         with channel.domain.lock:
             self.check_assign(pool, exposed)
             assignment = Assignment(pool, self.free_slot(), channel.number, True, channel.same_domain)
-            self.put(assignment)
             self.reserve(pool)
+            self.put(assignment)
             request = self.new_request("assign", assignment, done)
         message = AssignRequest(
             request=request.number,

@@ -15,6 +15,7 @@ from ..errors import LimitError, ProtocolViolation
 from .limits import PAGE
 
 SPARSE = "is sparse: its pages are not reserved"  # the one fault of kernel.judge_memory that can be mended
+HUGE = 2 << 20
 POOL_SEALS = kernel.SEAL_SHRINK | kernel.SEAL_GROW | kernel.SEAL_SEAL
 OUTBOX_SEALS = POOL_SEALS | kernel.SEAL_FUTURE_WRITE
 
@@ -68,10 +69,13 @@ def check_room(size: int, what: str) -> None:
         raise OSError(errno.ENOMEM, f"{what} of {size} bytes: {where} has {max(room, 0)} left")
 
 
-def make(size: int) -> tuple[kernel.Descriptor, kernel.Mapping]:
-    """New zeroed memory of `size` bytes for a pool, every page reserved. Raises: OSError (ENOMEM, EMFILE)."""
+def make(size: int, *, huge: bool = True) -> tuple[kernel.Descriptor, kernel.Mapping]:
+    """New zeroed memory of `size` bytes for a pool, every page reserved. Raises: OSError (ENOMEM, EMFILE).
+
+    huge: as huge pages where the kernel has them; not where parts of one will be protected each in its own way.
+    """
     check_room(size, "a pool")
-    return kernel.create_memory(b"bulktransfer-pool", size)
+    return kernel.create_memory(b"bulktransfer-pool", size, huge)
 
 
 def make_outbox(slot_count: int, meta_size: int) -> tuple[kernel.Descriptor, kernel.Mapping]:

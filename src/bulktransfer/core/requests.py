@@ -20,6 +20,7 @@ from ..errors import (
 )
 from ..messages import Withdraw
 from ..states import Role
+from . import guard
 from .deferral import Answer
 
 
@@ -114,7 +115,8 @@ class RequestBook:
         table[assignment.slot] = assignment
 
     def reserve(self, pool: Pool) -> None:
-        """The pool belongs to this channel's trust level from now on."""
+        """The pool belongs to this channel's trust level from now on. Raises: ConstraintError, OSError (trust HALF)."""
+        guard.follow(pool, self.channel.trust)
         pool.channels.add(self.channel.number)
         pool.trust = self.channel.trust
 
