@@ -62,9 +62,12 @@ class Server:
 def main() -> None:
     server = Server()
     spawn = multiprocessing.get_context("spawn")
-    for number in range(CLIENTS):
-        spawn.Process(target=client, args=(server.listener.address, f"number {number}"), daemon=True).start()
+    clients = [spawn.Process(target=client, args=(server.listener.address, f"number {n}")) for n in range(CLIENTS)]
+    for process in clients:
+        process.start()
     server.serve(CLIENTS)
+    for process in clients:
+        process.join()
     print("server: served", CLIENTS, "clients")
 
 

@@ -48,6 +48,12 @@ def main():
                     assert len(fits) <= 1, f"two transitions for one case: {fits}"
                     cell = f"{{{fits[0].next.value}, {fits[0].out}, {fits[0].in_}}}" if fits else "{0xff, 0, 0}"
                     print(f"    [{state.value}][{act.value}][{out}][{in_}] = {cell},")
+    print("}, .plain = {")
+    for act in states.BufferAct:
+        for state in states.BufferState:
+            rows = [r for r in states.BUFFER_TABLE if r.state is state and r.act is act and holds(r.when, 0, 0)]
+            plain = rows[0].next.value if rows and rows[0].out == 0 and rows[0].in_ == 0 else 0xFF
+            print(f"    [{act.value}][{state.value}] = {plain},")
     print("}};")
 
 

@@ -1,3 +1,4 @@
+# cython: binding=False, embedsignature.format=clinic
 """The hot half of an allocator.
 
 Knows: the free list. Must not know: how a pool is made, or what waiting for a free buffer means.
@@ -12,6 +13,29 @@ from bulktransfer._native.ledger cimport (
     BT_OK, BT_READ_ONLY, BT_READ_ONLY_OWNED, BT_VIEWS_LIVE, bt_slot,
 )
 from bulktransfer._native.pool cimport Pool
+
+
+cdef int check_free(Pool pool, Buffer buffer) except -1:
+    """Raise what `free` would."""
+    cdef bt_slot* s = buffer.slot()
+    cdef int verdict = BT_OK
+    if buffer.pool is not pool:
+        raise ValueError(f"free of {buffer.called()}: this allocator has pool {pool.name}")
+    if s.flags & BT_FREE:
+        verdict = BT_NOT_ALLOCATED
+    elif s.state == BT_INVALID:
+        verdict = BT_NOT_PRESENT
+    elif s.state == BT_READ_ONLY:
+        verdict = BT_NOT_OWNED
+    elif s.state == BT_READ_ONLY_OWNED:
+        verdict = BT_COPIES_OUT
+    elif s.views:
+        verdict = BT_VIEWS_LIVE
+    elif s.flags & BT_GIVE_BACK:
+        verdict = BT_GOING_BACK
+    if verdict != BT_OK:
+        raise explain(verdict, "free", buffer, "")
+    return 0
 
 
 cdef class AllocatorCore:
@@ -50,29 +74,8 @@ cdef class AllocatorCore:
         Raises: ValueError (of another pool), NotAllocatedError (free already), NotOwnedError, CopiesOutstandingError,
         BufferError (a view is live).
         """
-        self.check_free(buffer)
-        self.pool.take_back(buffer.index)
-
-    def check_free(self, Buffer buffer not None):
-        """Raise what `free` would."""
-        cdef bt_slot* s = buffer.slot()
-        cdef int verdict = BT_OK
-        if buffer.pool is not self.pool:
-            raise ValueError(f"free of {buffer.called()}: this allocator has pool {self.pool.name}")
-        if s.flags & BT_FREE:
-            verdict = BT_NOT_ALLOCATED
-        elif s.state == BT_INVALID:
-            verdict = BT_NOT_PRESENT
-        elif s.state == BT_READ_ONLY:
-            verdict = BT_NOT_OWNED
-        elif s.state == BT_READ_ONLY_OWNED:
-            verdict = BT_COPIES_OUT
-        elif s.views:
-            verdict = BT_VIEWS_LIVE
-        elif s.flags & BT_GIVE_BACK:
-            verdict = BT_GOING_BACK
-        if verdict != BT_OK:
-            raise explain(verdict, "free", buffer, "")
+        check_free(self.pool, buffer)
+        (<Pool> self.pool).take_back(buffer.index)
 
     def take_many(self, Py_ssize_t n):
         """`n` buffers, or None if there are not so many."""
@@ -92,7 +95,7 @@ cdef class AllocatorCore:
                 if not isinstance(item, Buffer):
                     raise TypeError(f"free_many takes buffers, not {type(item).__name__}")
                 buffer = <Buffer> item
-                self.check_free(buffer)
+                check_free(pool, buffer)
                 if buffer.slot().spare:
                     raise ValueError(f"free_many: buffer {buffer.index} of pool {pool.name} is in it twice")
                 buffer.slot().spare = 1

@@ -31,7 +31,7 @@ cdef class Assignment:
         self.c.same_domain = same_domain
         self.c.standing = BT_PENDING
         self.pool = pool
-        self.slot = slot
+        self.slot = self.c.slot = slot
         self.leases = []
         self.lease = None
         self.request = None

@@ -32,6 +32,8 @@ cdef extern from * nogil:
     ctypedef struct bt_link:
         bt_tx tx
         bt_rx rx
+        bt_registry* registry
+        uint32_t generation
         int sock
         uint64_t issued
         uint64_t rings

@@ -3,6 +3,7 @@ from bulktransfer._native.waiting cimport WaitCore
 
 cdef class ChannelCore(WaitCore):
     cdef tuple handlers
+    cdef bint calls_back  # when a buffer arrives
     cdef unsigned long receiver
     cdef readonly Py_ssize_t passed_over  # queued events that the last dispatch left to receive
     cdef object __weakref__

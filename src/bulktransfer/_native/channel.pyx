@@ -1,3 +1,4 @@
+# cython: binding=False, embedsignature.format=clinic
 """The hot half of a channel, whole: the calls that receive, callbacks and continuations.
 
 Knows: what a user asks for, and in which order things are looked at. Must not know: how a channel is set up or ended,
@@ -7,17 +8,60 @@ answers the calls that begin with an underscore.
     LinkCore (link) <- SendCore (sending) <- ReceiveCore (receiving) <- WaitCore (waiting) <- ChannelCore
 """
 
-from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy
 
 from bulktransfer import errors
-from bulktransfer._native.carrier cimport bt_link_consumed, bt_link_has, bt_link_refusals, bt_now_ns, bt_rx_look
-from bulktransfer._native.event cimport Event
+from bulktransfer._native.carrier cimport (
+    bt_entry, bt_link_consumed, bt_link_has, bt_link_refusals, bt_now_ns, bt_rx_look,
+)
+from bulktransfer._native.event cimport Event, new_event
+from bulktransfer._native.hot cimport bt_take_at_once
 from bulktransfer._native.kernel cimport registry
+from bulktransfer._native.ledger cimport BT_A_MOVE, BT_A_PASS, bt_act
 from bulktransfer._native.outcome cimport Outcome
 from bulktransfer._native.sending import ACTS
+from bulktransfer._native.table cimport table
 from bulktransfer._native.waiting cimport WaitCore, inside_callback, span_ns
 from bulktransfer._native.waiting import call_back
+
+
+cdef enum: BY_GENERIC = 3  # from the kind of an entry to the number of its event
+
+cdef extern from "<pthread.h>" nogil:
+    unsigned long this_thread "pthread_self"()
+
+
+cdef inline Event took_at_once(ChannelCore self):
+    """The next event if nothing else is to be done before and everything is as it nearly always is, else None: the
+    caller goes the long way. No code of a user runs in here, so nobody needs to be kept out of the channel."""
+    cdef Event event
+    if self.busy or self.link == NULL or self.link.generation != self.link.registry.generation:
+        return None
+    event = took_ordinary(self)
+    if event is not None:
+        bt_link_consumed(self.link)
+    return event
+
+
+cdef inline Event took_ordinary(ChannelCore self):
+    """The same inside a receiving call; what was taken is not told to the peer yet."""
+    cdef bt_entry entry
+    cdef Event event
+    cdef bt_act act = BT_A_PASS if self.is_source else BT_A_MOVE
+    if (self.may_have_queued or self.may_have_outcomes or self.recent_arrival is None
+            or self.link == NULL or self.calls_back
+            or (act == BT_A_PASS and self.recent_arrival.pool.reclaim) or bt_rx_look(&self.link.rx) <= 0
+            or not bt_take_at_once(&self.link.rx, table(), &self.recent_arrival.c, act, self.meta_size, &entry)):
+        return None
+    self.received[<int> act] += 1
+    event = new_event(act + 1 + BY_GENERIC, self)
+    event.buffer = self.recent_arrival.pool.get(entry.index)
+    event.act = act
+    if entry.meta_size:
+        event.meta_size = entry.meta_size
+        memcpy(event.short_meta, entry.meta, entry.meta_size)
+    return event
 
 
 cdef class ChannelCore(WaitCore):
@@ -29,6 +73,7 @@ cdef class ChannelCore(WaitCore):
     def set_handlers(self, tuple handlers not None):
         """The nine callbacks, in the order of EventKind."""
         self.handlers = handlers
+        self.calls_back = any([handlers[act + 1 + BY_GENERIC] is not None for act in (BT_A_MOVE, BT_A_PASS)])
 
     cdef Event next_event(self):
         """The next event that no callback takes, or None. Callbacks and continuations run in here."""
@@ -58,7 +103,7 @@ cdef class ChannelCore(WaitCore):
 
     cdef int run_callback(self, object handler, object argument) except -1:
         """User code, not under any lock; the receiving side is free meanwhile, and taken back afterwards."""
-        if self.busy != 1 or self.receiver != PyThread_get_thread_ident():
+        if self.busy != 1 or self.receiver != this_thread():
             call_back(handler, argument)
             return 0
         if self.lazy and self.link != NULL:
@@ -71,8 +116,8 @@ cdef class ChannelCore(WaitCore):
                 self._await_server()
             if self.busy == 0:
                 self.busy = 1
-                self.receiver = PyThread_get_thread_ident()
-        if self.receiver != PyThread_get_thread_ident():
+                self.receiver = this_thread()
+        if self.receiver != this_thread():
             raise errors.ChannelBusyError(f"receive on {self!r}: another thread took over while a callback ran")
         return 0
 
@@ -114,12 +159,12 @@ cdef class ChannelCore(WaitCore):
         if self.generation != registry().generation:
             self.check_fork()
         self.busy = 1
-        self.receiver = PyThread_get_thread_ident()
+        self.receiver = this_thread()
         return 0
 
     cdef int leave(self) except -1:
         """The receiving call ends, unless another thread took over while a callback ran."""
-        if self.busy == 1 and self.receiver == PyThread_get_thread_ident():
+        if self.busy == 1 and self.receiver == this_thread():
             self.busy = 0
         return 0
 
@@ -131,7 +176,9 @@ cdef class ChannelCore(WaitCore):
         what had arrived), ChannelBusyError (another thread receives), ChannelStateError (never created or bound),
         WouldBlock (inside a callback), ForkedError.
         """
-        cdef Event event
+        cdef Event event = took_at_once(self)
+        if event is not None:
+            return event
         self.enter()
         try:
             event = self.next_event()
@@ -143,7 +190,9 @@ cdef class ChannelCore(WaitCore):
 
     def receive_nowait(self):
         """The next event, if one is there. Raises: WouldBlock, and as receive."""
-        cdef Event event
+        cdef Event event = took_at_once(self)
+        if event is not None:
+            return event
         self.enter()
         try:
             event = self.next_event()
@@ -164,14 +213,18 @@ cdef class ChannelCore(WaitCore):
         self.enter()
         try:
             self.lazy = True
-            event = self.next_event()
+            event = took_ordinary(self)
+            if event is None:
+                event = self.next_event()
             if event is None:
                 self.lazy = False
                 event = self.wait_event(timeout)
                 self.lazy = True
             events = [event]
             while len(events) < limit:
-                event = self.next_event()
+                event = took_ordinary(self)
+                if event is None:
+                    event = self.next_event()
                 if event is None:
                     break
                 events.append(event)
@@ -189,9 +242,12 @@ cdef class ChannelCore(WaitCore):
 
     def receive_buffer(self, timeout=None):
         """The next event that brings a buffer; other events stay for receive. Raises: as receive."""
-        cdef Event event
-        cdef int64_t left_ns = -1 if timeout is None else span_ns(timeout)
-        cdef list others = []
+        cdef int64_t left_ns
+        cdef list others = None
+        cdef Event event = took_at_once(self)
+        if event is not None:
+            return event
+        left_ns = -1 if timeout is None else span_ns(timeout)
         self.enter()
         try:
             event = self.next_event()
@@ -202,6 +258,8 @@ cdef class ChannelCore(WaitCore):
                 if event is not None:
                     if 4 <= event.number <= 7:
                         return event
+                    if others is None:
+                        others = []
                     others.append(event)
                     event = self.next_event()
                 if event is None:

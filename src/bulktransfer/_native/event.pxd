@@ -7,8 +7,8 @@ cdef class Event:
     cdef bint queued
     cdef uint32_t meta_size
     cdef uint8_t short_meta[32]
-    cdef readonly object channel
-    cdef readonly Buffer buffer
+    cdef object channel  # this and the next are members of the type, see event.pyx
+    cdef Buffer buffer
     cdef object rest  # None; of transfers: long meta data; of other events: (pool, present, buffers, error)
     cdef object part(self, int index, object otherwise)
 

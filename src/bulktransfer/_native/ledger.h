@@ -89,6 +89,7 @@ typedef struct bt_assignment {
     uint64_t *in_copies;  /* a copy of it came over this channel and is held */
     uint64_t last_position; /* one more than the position of the last entry sent about this pool */
     uint32_t channel;
+    uint32_t slot;        /* the pool's number on the channel */
     uint32_t copy_count;  /* bits set in out_copies */
     uint32_t held_count;  /* bits set in in_copies */
     uint8_t standing;
@@ -104,6 +105,7 @@ typedef struct bt_row {
 /* [state][act][out: 0, 1, more][in: 0, 1, more] */
 typedef struct bt_table {
     bt_row rows[BT_STATES][BT_ACTS][3][3];
+    uint8_t plain[BT_ACTS][BT_STATES]; /* the next state where there are no copies before and after; else 0xff */
 } bt_table;
 
 static inline int bt_bit(const uint64_t *bits, uint32_t i) { return (int)(bits[i >> 6] >> (i & 63)) & 1; }

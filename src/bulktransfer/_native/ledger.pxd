@@ -40,6 +40,7 @@ cdef extern from "ledger.h" nogil:
         uint64_t* in_copies
         uint64_t last_position
         uint32_t channel
+        uint32_t slot
         uint32_t copy_count
         uint32_t held_count
         uint8_t standing
@@ -51,6 +52,7 @@ cdef extern from "ledger.h" nogil:
         int8_t in_ "in"
     ctypedef struct bt_table:
         bt_row rows[4][13][3][3]
+        uint8_t plain[13][4]
     const bt_row* bt_lookup(const bt_table* t, const bt_slot* s, bt_act act)
     void bt_step(bt_slot* s, const bt_row* row)
     size_t bt_bit_words(uint32_t count)

@@ -1,5 +1,6 @@
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
+from bulktransfer._native.assignment cimport Assignment
 from bulktransfer._native.carrier cimport bt_entry
 from bulktransfer._native.event cimport Event
 from bulktransfer._native.outcome cimport Outcome
@@ -9,6 +10,7 @@ from bulktransfer._native.sending cimport SendCore
 cdef class ReceiveCore(SendCore):
     cdef public bint same_domain
     cdef object queue
+    cdef Assignment recent_arrival
     cdef bint may_have_queued
     cdef bint lazy
     cdef uint64_t control_seen

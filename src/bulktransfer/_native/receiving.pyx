@@ -102,6 +102,7 @@ cdef class ReceiveCore(SendCore):
             self.refuse(entry)
             return None
         self.received[act] += 1
+        self.recent_arrival = a
         if (pool.reclaim and (act == BT_A_PASS or act == BT_A_RELEASE) and not self.same_domain
                 and s.state == BT_READ_WRITE):
             pool.come_home(entry.index)

@@ -1,3 +1,4 @@
+# cython: binding=False, embedsignature.format=clinic
 """The sending half of a channel.
 
 Knows: the order of checks and changes (all checks first), the ledger (ledger.h). Must not know: how a channel is set
@@ -18,6 +19,7 @@ from bulktransfer._native.buffer cimport Buffer, explain
 from bulktransfer._native.carrier cimport (
     bt_entry, bt_link_append, bt_link_direct, bt_link_make_room, bt_ring_data, bt_tx_fill, bt_tx_publish,
 )
+from bulktransfer._native.hot cimport bt_fill_ahead, bt_ordinary, bt_publish_filled, bt_send_at_once, bt_unfill
 from bulktransfer._native.kernel cimport registry
 from bulktransfer._native.ledger cimport (
     BT_ACTIVE, BT_A_COPY, BT_A_MOVE, BT_A_PASS, BT_A_RELEASE, BT_INVALID, BT_OK, BT_PENDING, BT_READ_ONLY,
@@ -28,6 +30,7 @@ from bulktransfer._native.outcome cimport Outcome
 from bulktransfer._native.table cimport table
 
 ACTS = ("move", "pass", "copy", "release")
+cdef enum: BATCH_MAX = 65536  # BT_SLOTS_MAX
 cdef int CONNECTED = states.ChannelState.CONNECTED.value
 
 
@@ -39,6 +42,48 @@ cdef void free_metas(uint8_t** copies, Py_ssize_t count) noexcept:
     for i in range(count):
         free(copies[i])
     free(copies)
+
+
+cdef inline bint sent_at_once(SendCore self, Buffer buffer, bt_act act, object meta, object done) noexcept:
+    """Send it if everything is as it nearly always is; else send_one goes the long way, and says what is wrong."""
+    if (buffer is None or self.recent is None or self.recent.pool is not buffer.pool or done is not None
+            or not PyBytes_CheckExact(meta) or <uint64_t> PyBytes_GET_SIZE(meta) > self.meta_size
+            or self.stage != CONNECTED or self.hung_up or self.is_source != (act == BT_A_MOVE)
+            or self.link.generation != self.link.registry.generation
+            or not bt_send_at_once(
+                self.link, table(), &self.recent.c, buffer.index, act, <const uint8_t*> PyBytes_AS_STRING(meta),
+                <uint32_t> PyBytes_GET_SIZE(meta))):
+        return False
+    self.sent[<int> act] += 1
+    return True
+
+
+cdef bint sent_batch_at_once(SendCore self, object buffers, bt_act act) noexcept:
+    """The same for a list without meta data or continuation, in one pass: what stands in the way undoes it all. No code
+    of a user runs in here, so nobody sees what was done and undone."""
+    cdef Py_ssize_t count, i = 0
+    cdef list items
+    if type(buffers) is not list:
+        return False
+    items = <list> buffers
+    count = len(items)
+    if (not 0 < count <= BATCH_MAX or self.recent is None or self.stage != CONNECTED or self.hung_up
+            or self.is_source != (act == BT_A_MOVE) or self.link.generation != self.link.registry.generation
+            or not bt_ordinary(&self.recent.c) or bt_link_direct(self.link, <uint32_t> count) <= 0):
+        return False
+    while i < count:
+        if (type(items[i]) is not Buffer or (<Buffer> items[i]).pool is not self.recent.pool or not bt_fill_ahead(
+                self.link, table(), &self.recent.c, (<Buffer> items[i]).index, act, <uint32_t> i)):
+            break
+        i += 1
+    if i < count:
+        while i > 0:
+            i -= 1
+            bt_unfill(&self.recent.c, (<Buffer> items[i]).index)
+        return False
+    bt_publish_filled(self.link, &self.recent.c, <uint32_t> count)
+    self.sent[<int> act] += count
+    return True
 
 
 cdef class SendCore(LinkCore):
@@ -294,7 +339,8 @@ cdef class SendCore(LinkCore):
         CopiesOutstandingError, BufferError (a view is live), MetaSizeError, ChannelStateError or the channel's end,
         OSError (trust HALF: ENOMEM, the kernel grants this process no further mapping).
         """
-        self.send_one(buffer, BT_A_MOVE, meta, done)
+        if not sent_at_once(self, buffer, BT_A_MOVE, meta, done):
+            self.send_one(buffer, BT_A_MOVE, meta, done)
 
     def copy(self, Buffer buffer, meta=b"", done=None):
         """Let the sink read the buffer, which nobody writes until it was released (I-5.1.9).
@@ -308,7 +354,8 @@ cdef class SendCore(LinkCore):
 
         Raises: as move (DirectionError: at the source).
         """
-        self.send_one(buffer, BT_A_PASS, meta, done)
+        if not sent_at_once(self, buffer, BT_A_PASS, meta, done):
+            self.send_one(buffer, BT_A_PASS, meta, done)
 
     def release(self, Buffer buffer, done=None):
         """Let go of a copy that came over this channel (I-5.1.10).
@@ -320,7 +367,8 @@ cdef class SendCore(LinkCore):
 
     def move_many(self, buffers, metas=None, done=None):
         """Move a batch with one notification: all or none. Raises: as move; ValueError (a buffer twice)."""
-        self.send_batch(buffers, BT_A_MOVE, metas, done)
+        if metas is not None or done is not None or not sent_batch_at_once(self, buffers, BT_A_MOVE):
+            self.send_batch(buffers, BT_A_MOVE, metas, done)
 
     def copy_many(self, buffers, metas=None, done=None):
         """Copy a batch with one notification: all or none. Raises: as copy; ValueError (a buffer twice)."""
@@ -328,7 +376,8 @@ cdef class SendCore(LinkCore):
 
     def pass_many(self, buffers, metas=None, done=None):
         """Pass a batch with one notification: all or none. Raises: as pass_; ValueError (a buffer twice)."""
-        self.send_batch(buffers, BT_A_PASS, metas, done)
+        if metas is not None or done is not None or not sent_batch_at_once(self, buffers, BT_A_PASS):
+            self.send_batch(buffers, BT_A_PASS, metas, done)
 
     def release_many(self, buffers, done=None):
         """Release a batch with one notification: all or none. Raises: as release; ValueError (a buffer twice)."""

@@ -35,6 +35,10 @@ cdef int compile_table() except -1:
                 cell.next = row.next.value
                 cell.out = row.out
                 cell.in_ = row.in_
+    for state in range(<int> BT_STATES):
+        for act in range(<int> BT_ACTS):
+            cell = &the_table.rows[state][act][0][0]
+            the_table.plain[act][state] = cell.next if cell.out == 0 and cell.in_ == 0 else 0xff
     return 0
 
 
