@@ -79,6 +79,10 @@ cdef class Assignment:
         cdef uint32_t i
         return [i for i in range(self.pool.c.count) if bt_is_away(&self.c, i) or bt_bit(self.c.out_copies, i)]
 
+    def leaving(self):
+        """Whether contents of a buffer are still on their way out of this domain."""
+        return False
+
     def reclaim(self):
         """Everybody behind this assignment let go: take back what was away. Returns the buffers."""
         cdef uint32_t i

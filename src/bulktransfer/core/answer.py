@@ -28,7 +28,7 @@ from ..errors import (
 )
 from ..messages import AssignAnswer, AssignDone, AssignMemory, AssignRequest, RemoveAnswer, RemoveRequest, Withdraw
 from ..states import EventKind, Role, Trust
-from . import memory
+from . import memory, twin
 from .deferral import Answer
 from .limits import POOLS_MAX
 from .requests import Request, RequestBook
@@ -97,6 +97,9 @@ class Answering(RequestBook):
                 raise PoolAlreadyAssignedError(f"pool {name} is on the channel already")
             if pool.trust not in (Trust.UNINITIALIZED, channel.trust):
                 raise TrustMismatchError(f"pool {name} has trust {pool.trust.name} at the other side")
+            stranger = not twin.shares_memory(channel.trust) and twin.needs_consent(pool, channel)
+            if stranger and channel.callbacks.pool_assigned is None:
+                raise PoolVetoError(f"pool {name} is at the other side through somebody else: that takes its consent")
         elif domain.foreign_bytes + message.buffer_count * message.buffer_size > limits.total_bytes:
             raise LimitError(f"pool {name}: {limits.total_bytes} bytes of pools from peers are the limit")
         else:
@@ -150,6 +153,9 @@ class Answering(RequestBook):
             )
             return
         pool = request.assignment.pool
+        if not twin.shares_memory(self.channel.trust):
+            self.channel.say(AssignMemory(message.request))  # the description is all that it takes
+            return
         try:
             read_end, write_end = (kernel.Descriptor(fd) for fd in os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
             seal_pool(pool)
@@ -172,11 +178,15 @@ class Answering(RequestBook):
             if message.request in self.removed:
                 return None  # withdrawn meanwhile
             raise ProtocolViolation(f"memory for request {message.request}, which was not accepted")
-        if len(fds) < 2 or len(fds) > LEASES_MAX + 2:
+        shared = twin.shares_memory(channel.trust)
+        if not (2 <= len(fds) <= LEASES_MAX + 2 if shared else len(fds) == 0):
             raise ProtocolViolation(f"{len(fds)} descriptors with the memory of a pool")
         pool = assignment.pool
         try:
-            self.attach(pool, fds[0])
+            if shared:
+                self.attach(pool, fds[0])
+            elif pool.address is None:
+                twin.attach(pool)
             if channel.constraints is not None:
                 fault = channel.constraints.fault(pool.address, pool.buffer_size, pool.buffer_count)
                 if fault:

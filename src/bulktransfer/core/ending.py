@@ -20,6 +20,7 @@ from ..errors import (
     ProtocolViolation,
 )
 from ..states import ChannelAct, ChannelState, EventKind
+from . import twin
 
 EndError = type[ClosedChannelError] | type[EndOfChannelError] | type[BrokenChannelError] | type[ProtocolViolation]
 
@@ -37,6 +38,11 @@ class LeaseWatch:
         if self.lease is None or self.lease.closed or not kernel.hung_up(self.lease.fileno()):
             return None
         return tuple(self.assignment.reclaim())
+
+    def start(self) -> None:
+        """Watch the lease."""
+        assert self.lease is not None
+        self.domain.watch(self.lease.fileno(), self.on_readable)
 
     def on_readable(self) -> None:
         """The lease hung up."""
@@ -73,12 +79,12 @@ def end_assignments(channel: Any) -> tuple[Buffer, ...]:
         pool.channels.discard(channel.number)
         if assignment.mine:
             away.extend(pool[i] for i in assignment.away())
-            watch = LeaseWatch(channel.domain, assignment)
+            shared = twin.shares_memory(channel.trust)
+            watch = LeaseWatch(channel.domain, assignment) if shared else twin.Departure(channel.domain, assignment)
             if watch.check() is None:
                 pool.ended.append(assignment)
                 pool.lease_watches.add(watch)
-                assert watch.lease is not None
-                channel.domain.watch(watch.lease.fileno(), watch.on_readable)
+                watch.start()
             else:
                 watch.stop()
         elif assignment.same_domain:  # nobody else holds anything through this end
