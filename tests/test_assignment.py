@@ -458,6 +458,23 @@ def test_a_timeout_with_done_is_kept_by_one_who_never_waits(world):
     assert rx.pools == ()
 
 
+def test_a_request_with_a_continuation_can_be_withdrawn(world):
+    tx, rx = two(world)
+    alloc = world.allocator(tx.domain)
+    outcomes = []
+    assert not tx.withdraw(alloc.pool)
+    tx.assign_pool(alloc.pool, timeout=None, done=outcomes.append)
+    assert tx.withdraw(alloc.pool)
+    assert not tx.withdraw(alloc.pool)
+    assert tx.pools == ()
+    world.assign(tx, rx, alloc.pool)
+    tx.remove_pool(alloc.pool, timeout=None, done=outcomes.append)
+    assert tx.withdraw(alloc.pool)
+    take(rx, EventKind.POOL_REMOVED)
+    assert take(tx, EventKind.POOL_REMOVED).pool is alloc.pool  # the peer's answer decided
+    assert not outcomes
+
+
 def test_keyboard_interrupt_withdraws_an_assignment(world):
     tx, rx = two(world)
     alloc = world.allocator(tx.domain)

@@ -176,3 +176,20 @@ def test_the_descriptor_tells_of_an_outcome(world):
     assert nothing_comes(tx)
     assert len(outcomes) == 1
     assert not readable(tx)
+
+
+def test_what_was_served_without_an_event_leaves_the_descriptor_armed(world):
+    a, b = world.domains(2)
+    tx, rx = world.channel(a, b)
+    alloc = world.allocator(a, reclaim=True)
+    world.assign(tx, rx, alloc.pool)
+    tx.fileno()
+    assert nothing_comes(tx)
+    tx.move_many(alloc.alloc_many(4))
+    first, second = [take(rx, EventKind.MOVE_RECEIVED).buffer for _ in range(2)]
+    rx.pass_(first)
+    tx.serve()  # the bell is heard; the buffer is on the free list, and there is no event
+    assert alloc.available == 1
+    assert not readable(tx)
+    rx.pass_(second)
+    assert readable(tx, PATIENCE_S)

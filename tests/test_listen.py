@@ -322,3 +322,20 @@ def test_a_server_process_serves_clients_that_are_killed_one_after_the_other(spa
                     receive_on(channel)
         gc.collect()
         assert len(listener.domain.pools) == 0
+
+
+def test_connect_with_a_continuation_returns_at_once_and_tells_of_all_channels(world, listener):
+    outcomes = []
+    (first,) = connect(world, listener, done=outcomes.append)
+    assert first.state is ChannelState.BINDING
+    accepting = Background(lambda: listener.accept(PATIENCE_S))
+    while not outcomes:
+        with pytest.raises(bulk.WouldBlock):
+            first.receive_nowait()
+    world.made.extend(accepting.result())
+    (outcome,) = outcomes
+    world.made.extend(outcome.channel)
+    assert outcome.error is None
+    assert outcome.channel[0] is first
+    assert [channel.direction for channel in outcome.channel] == [Direction.TX, Direction.RX]
+    assert all(channel.state is ChannelState.CONNECTED for channel in outcome.channel)

@@ -297,7 +297,8 @@ cdef class WaitCore(ReceiveCore):
                 self._hang_up()
         finally:
             self.busy = 0
-        if self.descriptor_mode and (self.queue or self.ended is not None):
+        # the bells were heard: what is here keeps the descriptor readable, what comes later has to ring again
+        if self.descriptor_mode and (self.queue or self.ended is not None or not (self.link == NULL or self.arm())):
             self._poke()
 
     def watch(self):

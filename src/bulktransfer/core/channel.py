@@ -94,6 +94,19 @@ class Channel(ChannelPlane):
         self.answer = Answer(self, operation, event.pool, done)
         return self.answer
 
+    def withdraw(self, pool: Pool) -> bool:
+        """No longer wait for the answer about a pool that was asked for with `done` (rule 13); False if none is due.
+
+        An assignment is undone, an acceptance that crosses as well, and a retry is legal; after a removal the peer's
+        answer decides. The continuation is not called. Raises: ForkedError.
+        """
+        self.check_fork()
+        for request in list(self.assigning.requests.values()):
+            if request.assignment.pool is pool and request.done is not None:
+                self.assigning.withdraw(request)
+                return True
+        return False
+
     def check_blocking(self, act: str, done: Done | None, timeout: Any) -> None:
         """A call that would wait inside a callback is refused before it does anything."""
         if done is not None and not callable(done):

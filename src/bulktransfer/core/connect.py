@@ -121,10 +121,12 @@ def connect(
     limits: Limits | None = None,
     owner: int | str | None = None,
     timeout: float | None = 10.0,
+    done: Done | None = None,
     domain: Domain | None = None,
 ) -> tuple[Channel, ...]:
     """Bind to every channel that a listener offers at `address`: all of them or none (I-8.5).
 
+    With `done` the call returns at once the first channel alone, BINDING; `outcome.channel` is the tuple of all.
     Raises: as bind.
     """
     backend = backend_for(address)
@@ -132,7 +134,7 @@ def connect(
     binder = Binder(
         address, backend.codec, backend.spins, trust, role, wait, callbacks, constraints, limits, domain, None
     )
-    binder.run(lambda: binder.knock.start(backend, address, owner), timeout, None)
+    binder.run(lambda: binder.knock.start(backend, address, owner), timeout, done)
     return tuple(binder.channels)
 
 
@@ -230,7 +232,8 @@ class Binder:
             return
         done, self.done = self.done, None
         error = self.knock.error
-        self.channel.expect_now(done, Outcome("bind", self.channel, error))
+        made = self.channel if self.count is not None else tuple(self.channels)
+        self.channel.expect_now(done, Outcome("bind", made, error))
         self.channel.knock = self.channel.binder = None
         if error is not None:
             self.give_up(str(error))
