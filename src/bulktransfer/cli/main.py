@@ -13,9 +13,11 @@ from collections.abc import Sequence
 import bulktransfer as bulk
 
 from ..bench import main as bench
+from ..block import command as block
 from . import demo
 
 INTERRUPTED = 130
+RUN = {"demo": demo.run, "bench": bench.run, "block": block.run}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     demo.add_parser(commands)
     bench.add_parsers(commands)
+    block.add_parser(commands)
     return whole
 
 
@@ -34,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit status. Raises: SystemExit (arguments that make no sense: 2; --help, --version: 0)."""
     args = parser().parse_args(argv)
     try:
-        status = demo.run(args) if args.command == "demo" else bench.run(args)
+        status = RUN[args.command](args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         print(f"bulk {args.command}: interrupted", file=sys.stderr)
