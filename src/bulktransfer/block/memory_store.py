@@ -13,6 +13,8 @@ from .errors import BadRequestError
 from .store import BLOCK_SIZE, Extent, Store
 
 CHUNK = 1 << 16  # the grain of holes
+HUGE = 1 << 21
+LARGE = 1 << 17  # a write that is one of many in a row, as a rule
 _NO_RESERVE = 0x4000  # MAP_NORESERVE, which mmap does not name before Python 3.13
 _SHIFT = CHUNK.bit_length() - 1
 
@@ -20,7 +22,8 @@ _SHIFT = CHUNK.bit_length() - 1
 class MemoryStore(Store):
     """Blocks in this process's memory (the report's store); flush has nothing to do, and nothing outlives it.
 
-    Memory is taken from the system in huge pages where it has them, when it is first written.
+    Memory is taken from the system when it is first written: in huge pages (where it has them) by large writes, which
+    would otherwise fault for each 4 KiB; in small pages by small ones, which would otherwise clear 2 MiB each.
     """
 
     prompt = prompt_writes = True
@@ -32,7 +35,8 @@ class MemoryStore(Store):
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
         self._memory = mmap.mmap(-1, chunks * CHUNK, flags=flags)
         with contextlib.suppress(OSError):  # a kernel without transparent huge pages
-            self._memory.madvise(mmap.MADV_HUGEPAGE)
+            self._memory.madvise(mmap.MADV_NOHUGEPAGE)
+        self._huge = bytearray(-(-chunks * CHUNK // HUGE))  # 1 where an area was asked for in huge pages
         self._view = memoryview(self._memory)
         self._written = bytearray(chunks)  # 1 where a chunk was written
 
@@ -51,7 +55,17 @@ class MemoryStore(Store):
             self._written[first] = 1
         else:
             self._written[first : last + 1] = b"\1" * (last + 1 - first)
+            if length >= LARGE:
+                self._ask_for_huge_pages(offset, end)
         return self._view[offset:end]
+
+    def _ask_for_huge_pages(self, offset: int, end: int) -> None:
+        first, last = offset // HUGE, (end - 1) // HUGE
+        for area in range(first, last + 1):
+            if not self._huge[area]:
+                self._huge[area] = 1
+                with contextlib.suppress(OSError):  # small ones do as well
+                    self._memory.madvise(mmap.MADV_HUGEPAGE, area * HUGE, min(HUGE, len(self._memory) - area * HUGE))
 
     def _read_into(self, offset: int, into: memoryview) -> None:
         into[:] = self._view[offset : offset + len(into)]

@@ -23,8 +23,23 @@ from ..store import Store
 from .negotiation import Agreement, NbdViolation
 from .scratch import Scratch
 from .stream import Piece, Stream
-from .transmission import Request, Transmission, errno_of
-from .wire import Command, CommandFlag
+from .transmission import (
+    BLOCK_STATUS,
+    CACHE,
+    DF,
+    DISC,
+    FAST_ZERO,
+    FLUSH,
+    FUA,
+    NO_HOLE,
+    READ,
+    TRIM,
+    WRITE,
+    WRITE_ZEROES,
+    Request,
+    Transmission,
+    errno_of,
+)
 
 _IN = 1 << 18  # bytes received at once
 _LARGE = 1 << 16  # a payload that is worth a system call of its own
@@ -64,13 +79,13 @@ class Connection:
         self._scratch = Scratch(_SCRATCH)
         self._workers: ThreadPoolExecutor | None = None
         self._acts: dict[int, Callable[[Request], None]] = {
-            Command.READ: self._read,
-            Command.WRITE: self._write,
-            Command.FLUSH: self._other,
-            Command.TRIM: self._other,
-            Command.CACHE: self._other,
-            Command.WRITE_ZEROES: self._other,
-            Command.BLOCK_STATUS: self._other,
+            READ: self._read,
+            WRITE: self._write,
+            FLUSH: self._other,
+            TRIM: self._other,
+            CACHE: self._other,
+            WRITE_ZEROES: self._other,
+            BLOCK_STATUS: self._other,
         }
 
     def serve(self) -> None:
@@ -93,7 +108,7 @@ class Connection:
             while self._end - self._begin >= size:
                 request = protocol.parse(self._in, self._begin)
                 self._begin += size
-                if request.command == Command.DISC:
+                if request.command == DISC:
                     self._send()
                     return
                 refusal = protocol.judge(request)
@@ -206,7 +221,7 @@ class Connection:
         if not length:
             self._answer(self._protocol.done(request))
             return
-        if length >= _HOLE_MIN and self._protocol.structured and not request.flags & CommandFlag.DF:
+        if length >= _HOLE_MIN and self._protocol.structured and not request.flags & DF:
             with contextlib.suppress(BlockError):  # then the read says so
                 if store.all_hole(offset, length):
                     self._answer(self._protocol.hole(request, offset, length))
@@ -232,7 +247,7 @@ class Connection:
 
     def _write(self, request: Request) -> None:
         store, offset, length = self._store, request.offset, request.length
-        fua = bool(request.flags & CommandFlag.FUA)
+        fua = bool(request.flags & FUA)
         if not length:
             self._other(request)
             return
@@ -280,7 +295,7 @@ class Connection:
 
     def _write_now(self, request: Request, memory: mmap.mmap) -> list[Piece]:
         with memoryview(memory) as view:
-            self._store.write(request.offset, view[: request.length], fua=bool(request.flags & CommandFlag.FUA))
+            self._store.write(request.offset, view[: request.length], fua=bool(request.flags & FUA))
         return [self._protocol.done(request)]
 
     def _other(self, request: Request) -> None:
@@ -291,18 +306,16 @@ class Connection:
 
     def _other_now(self, request: Request) -> list[Piece]:
         store, command, offset, length = self._store, request.command, request.offset, request.length
-        fua = bool(request.flags & CommandFlag.FUA)
-        if command == Command.FLUSH:
+        fua = bool(request.flags & FUA)
+        if command == FLUSH:
             store.flush()
-        elif command == Command.TRIM:
+        elif command == TRIM:
             store.trim(offset, length, fua=fua)
-        elif command == Command.WRITE_ZEROES:
-            may_trim = not request.flags & CommandFlag.NO_HOLE
-            store.write_zeroes(
-                offset, length, may_trim=may_trim, fast=bool(request.flags & CommandFlag.FAST_ZERO), fua=fua
-            )
-        elif command == Command.CACHE:
+        elif command == WRITE_ZEROES:
+            may_trim = not request.flags & NO_HOLE
+            store.write_zeroes(offset, length, may_trim=may_trim, fast=bool(request.flags & FAST_ZERO), fua=fua)
+        elif command == CACHE:
             store.cache(offset, length)
-        elif command == Command.BLOCK_STATUS:
+        elif command == BLOCK_STATUS:
             return [self._protocol.status(request, store.extents(offset, length))]
         return [self._protocol.done(request)]

@@ -24,6 +24,7 @@ from .wire import TransmissionFlag
 
 HANDSHAKE_S = 30.0
 CLIENTS_MAX = 256
+SEND_BUFFER = 1 << 22
 SHORTAGE_S = 0.1  # between attempts to accept while the system is short of something
 _NEGOTIATION_BYTES = 1 << 16
 
@@ -132,6 +133,8 @@ class Server:
         sock.setblocking(True)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        else:  # a larger buffer (as large as the system allows) has both sides change places less often; TCP sees to it
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         stream = PlainStream(sock)
         thread = threading.Thread(target=self._client, args=(sock, stream), name="nbd client", daemon=True)
         with self._lock:

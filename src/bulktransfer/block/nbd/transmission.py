@@ -46,18 +46,23 @@ EXTENTS_MAX = 1 << 14  # of one answer; the client asks again for the rest
 DRAIN_MAX = 1 << 30  # bytes of a refused write that are worth reading for the sake of the next request
 MAX_ERROR_TEXT = 1024
 
-# As plain numbers: the complement of a flag is that of the flags that have names.
+# As plain numbers: the arithmetic of enums takes longer than all the rest of a request, and the complement of a flag is
+# only that of the flags that have names.
+FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO, PAYLOAD_LEN = map(int, CommandFlag)
+READ, WRITE, DISC, FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS, _ = map(int, Command)
+_OFFSET_DATA = int(Chunk.OFFSET_DATA)
+
 _ALLOWED: dict[int, int] = {
-    Command.READ: int(CommandFlag.FUA | CommandFlag.DF),
-    Command.WRITE: int(CommandFlag.FUA | CommandFlag.PAYLOAD_LEN),
-    Command.FLUSH: int(CommandFlag.FUA),
-    Command.TRIM: int(CommandFlag.FUA),
-    Command.CACHE: int(CommandFlag.FUA),
-    Command.WRITE_ZEROES: int(CommandFlag.FUA | CommandFlag.NO_HOLE | CommandFlag.FAST_ZERO),
-    Command.BLOCK_STATUS: int(CommandFlag.FUA | CommandFlag.REQ_ONE),
+    READ: FUA | DF,
+    WRITE: FUA | PAYLOAD_LEN,
+    FLUSH: FUA,
+    TRIM: FUA,
+    CACHE: FUA,
+    WRITE_ZEROES: FUA | NO_HOLE | FAST_ZERO,
+    BLOCK_STATUS: FUA | REQ_ONE,
 }
-_CHANGES = frozenset({Command.WRITE, Command.TRIM, Command.WRITE_ZEROES})
-_BEYOND = {Command.WRITE: errno.ENOSPC, Command.WRITE_ZEROES: errno.ENOSPC}
+_CHANGES = frozenset({WRITE, TRIM, WRITE_ZEROES})
+_BEYOND = {WRITE: errno.ENOSPC, WRITE_ZEROES: errno.ENOSPC}
 
 _OF_STATUS = {
     Status.NOT_CONNECTED: errno.ESHUTDOWN,
@@ -105,12 +110,13 @@ class Transmission:
         self._allocation = agreement.allocation
         self._size = agreement.export.size_bytes
         self._read_only = bool(agreement.export.flags & TransmissionFlag.READ_ONLY)
+        self._plain = READ if self._read_only or self.extended else WRITE  # up to which command flags may be missing
 
     # -- requests --------------------------------------------------------------------------------------------------
 
     def parse(self, buffer: bytes | bytearray | memoryview, at: int) -> Request:
         """The request whose header lies at `at`. Raises: NbdViolation (it does not begin as one)."""
-        request = Request._make(self.header.unpack_from(buffer, at))
+        request = Request(*self.header.unpack_from(buffer, at))
         if request.magic != self._magic:
             raise NbdViolation(f"a request begins with {request.magic:#x}")
         return request
@@ -118,9 +124,9 @@ class Transmission:
     def payload(self, request: Request) -> int:
         """How many bytes follow the header. Raises: NbdViolation (more than is worth reading)."""
         if self.extended:
-            length = request.length if request.flags & CommandFlag.PAYLOAD_LEN else 0
+            length = request.length if request.flags & PAYLOAD_LEN else 0
         else:
-            length = request.length if request.command == Command.WRITE else 0
+            length = request.length if request.command == WRITE else 0
         if length > DRAIN_MAX:
             raise NbdViolation(f"a payload of {length} bytes")
         return length
@@ -128,6 +134,8 @@ class Transmission:
     def judge(self, request: Request) -> Refusal | None:
         """Why the request is refused, or None if it is allowed."""
         command, offset, length = request.command, request.offset, request.length
+        if not request.flags and command <= self._plain and length <= MAX_PAYLOAD and offset + length <= self._size:
+            return None  # what most requests are
         allowed = _ALLOWED.get(command)
         if allowed is None:
             return Refusal(errno.EINVAL, f"there is no command {command}")
@@ -135,23 +143,23 @@ class Transmission:
             return Refusal(errno.EPERM, "the export is read-only")
         if request.flags & ~allowed:
             return Refusal(errno.EINVAL, f"flags {request.flags:#x} do not go with command {command}")
-        if command == Command.FLUSH:
+        if command == FLUSH:
             return Refusal(errno.EINVAL, "a flush is of all") if offset or length else None
         if offset + length > self._size:
-            return Refusal(_BEYOND.get(Command(command), errno.EINVAL), f"the export ends at {self._size}")
-        if command in (Command.READ, Command.WRITE):
+            return Refusal(_BEYOND.get(command, errno.EINVAL), f"the export ends at {self._size}")
+        if command in (READ, WRITE):
             return self._judge_data(request)
-        if command == Command.BLOCK_STATUS and (not self._allocation or not length):
+        if command == BLOCK_STATUS and (not self._allocation or not length):
             return Refusal(errno.EINVAL, "no context was agreed, or no bytes asked for")
         return None
 
     def _judge_data(self, request: Request) -> Refusal | None:
         if request.length > MAX_PAYLOAD:
             return Refusal(errno.EINVAL, f"{MAX_PAYLOAD} bytes a request at most")
-        if request.command == Command.READ:
-            if request.flags & CommandFlag.DF and not self.structured:
+        if request.command == READ:
+            if request.flags & DF and not self.structured:
                 return Refusal(errno.EINVAL, "DF goes with structured replies")
-        elif self.extended != bool(request.flags & CommandFlag.PAYLOAD_LEN):
+        elif self.extended != bool(request.flags & PAYLOAD_LEN):
             return Refusal(errno.EINVAL, "a write has PAYLOAD_LEN with extended headers, and only there")
         return None
 
@@ -159,7 +167,7 @@ class Transmission:
 
     def done(self, request: Request) -> bytes:
         """It was done, and there is nothing to tell."""
-        if self.extended or (self.structured and request.command == Command.READ):
+        if self.extended or (self.structured and request.command == READ):
             return self._chunk(request, Chunk.NONE, b"", True)
         return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, request.cookie)
 
@@ -177,10 +185,10 @@ class Transmission:
         flags = CHUNK_DONE if last else 0
         if self.extended:
             return EXTENDED_DATA_CHUNK.pack(
-                EXTENDED_REPLY_MAGIC, flags, Chunk.OFFSET_DATA, request.cookie, request.offset, length + 8, offset
+                EXTENDED_REPLY_MAGIC, flags, _OFFSET_DATA, request.cookie, request.offset, length + 8, offset
             )
         if self.structured:
-            return DATA_CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, Chunk.OFFSET_DATA, request.cookie, length + 8, offset)
+            return DATA_CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, _OFFSET_DATA, request.cookie, length + 8, offset)
         return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, request.cookie)
 
     def hole(self, request: Request, offset: int, length: int, *, last: bool = True) -> bytes:
@@ -189,7 +197,7 @@ class Transmission:
 
     def status(self, request: Request, extents: Iterable[Extent]) -> bytes:
         """What the bytes from the request's offset on are like, as far as one answer goes."""
-        limit = 1 if request.flags & CommandFlag.REQ_ONE else EXTENTS_MAX
+        limit = 1 if request.flags & REQ_ONE else EXTENTS_MAX
         runs: list[tuple[int, int]] = []
         for extent in extents:
             state = (STATE_HOLE if extent.hole else 0) | (STATE_ZERO if extent.zero else 0)
