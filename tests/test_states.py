@@ -312,12 +312,8 @@ def test_drop_waits_for_the_end_of_the_channel_and_leads_to_invalid(rig, case):
     for tx, rx in [*rig.ups, *rig.downs, rig.back, rig.homeward]:
         tx.close()
         until_the_end(rx)
-    if case[1]:  # its copies are somewhere
-        with unchanged(mine), pytest.raises(bulk.ChannelStateError):
-            mine.drop()
-    else:
-        mine.drop()
-        assert (mine.state, *rig.pool.counts(mine.index)) == (INVALID, 0, 0)
+    mine.drop()  # though its copies are somewhere: whoever has them holds the leases of those above
+    assert (mine.state, *rig.pool.counts(mine.index)) == (INVALID, 0, 0)
 
 
 # -- the life of a channel -----------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ STRATEGIES: dict[type[Any], st.SearchStrategy[Any]] = {
     messages.AssignAnswer: st.builds(AssignAnswer, request=requests, code=codes, reason=texts),
     messages.AssignMemory: st.builds(messages.AssignMemory, request=requests),
     messages.AssignDone: st.builds(messages.AssignDone, request=requests, code=codes, reason=texts),
+    messages.Leases: st.builds(messages.Leases, slot=slots),
     messages.RemoveRequest: st.builds(RemoveRequest, request=requests, slot=slots),
     messages.RemoveAnswer: st.builds(messages.RemoveAnswer, request=requests, code=codes, reason=texts),
     messages.Withdraw: st.builds(Withdraw, request=requests),
@@ -90,6 +91,7 @@ SAMPLES: list[Message] = [
     AssignAnswer(7, 0, ""),
     messages.AssignMemory(7),
     messages.AssignDone(7, 7, "no memory"),
+    messages.Leases(3),
     RemoveRequest(8, 3),
     messages.RemoveAnswer(8, 13, "busy"),
     Withdraw(8),
@@ -149,6 +151,7 @@ def test_the_numbers_of_the_messages_are_fixed() -> None:
         "Withdraw": 11,
         "Teardown": 12,
         "TeardownAnswer": 13,
+        "Leases": 14,
     }
 
 
@@ -219,7 +222,7 @@ WELCOME_ONE = encode(Welcome(ID, (TERMS,)))
         (b"XT\x01\x03", "starts with b'XT', not b'BT'"),
         (b"BT\x02\x03", "encoding 2, this side knows 1"),
         (b"BT\x01\x00", "type 0 is unknown"),
-        (b"BT\x01\x0e", "type 14 is unknown"),
+        (b"BT\x01\x0f", "type 15 is unknown"),
         (packed(3, bytes(2045)), "2049 bytes, 2048 are allowed"),
         (packed(1, struct.pack("!H16sBB", 0, ID, 0, 0)), "Hello: version is 0, not between 1 and 65535"),
         (packed(1, struct.pack("!H16sBB", 1, ID, 4, 0)), "Hello: trust is 4, which is no Trust"),

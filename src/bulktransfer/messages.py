@@ -7,6 +7,7 @@ A channel's life on the wire (creator C, binder B):
     B Hello, C Welcome | Refusal, B Confirm                       before the rings exist
     then, each ordered by an entry of the sender's ring:
     AssignRequest, AssignAnswer, AssignMemory, AssignDone         request by either side (I-5.2.3)
+    Leases                                                        of a pool that is there
     RemoveRequest, RemoveAnswer · Withdraw · Teardown, TeardownAnswer
 """
 
@@ -88,18 +89,32 @@ class AssignAnswer:
 
 @dataclass(frozen=True, slots=True)
 class AssignMemory:
-    """The memory of an accepted pool. Descriptors: the pool's memfd, then the write ends of leases (rule 16)."""
+    """The memory of an accepted pool. Descriptors: the pool's memfd, then the leases of the assigner (rule 16)."""
 
     request: int
 
 
 @dataclass(frozen=True, slots=True)
 class AssignDone:
-    """The pool is mapped (code 0), or could not be; only now may buffers of it travel."""
+    """The pool is mapped (code 0), or could not be; only now may buffers of it travel.
+
+    Descriptors: the leases of the acceptor (rule 16). After a Withdraw of what was accepted, `code` says that it is
+    off there, too.
+    """
 
     request: int
     code: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leases:
+    """More leases of the pool under `slot` reached the sender, and buffers may come that they are for (rule 16).
+
+    Descriptors: the write ends of their pipes.
+    """
+
+    slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +163,7 @@ Message = (
     | AssignAnswer
     | AssignMemory
     | AssignDone
+    | Leases
     | RemoveRequest
     | RemoveAnswer
     | Withdraw

@@ -102,8 +102,8 @@ static void test_a_refusal_of_the_kernel_changes_nothing(void) {
     bt_slot before[2] = {p.slots[0], p.slots[1]};
     close_place(&p); /* nothing is mapped there: ENOMEM */
     CHECK_EQUAL(bt_guard_for(&table, &p.pool, 1, BT_A_RECLAIMED), -ENOMEM);
-    CHECK_EQUAL(bt_guarded_reclaim(&table, &p.a, 0), -ENOMEM);
-    CHECK_EQUAL(bt_guarded_reclaim(&table, &p.a, 1), -ENOMEM);
+    CHECK_EQUAL(bt_guarded_reclaim(&table, &p.a, 0, 0), -ENOMEM);
+    CHECK_EQUAL(bt_guarded_reclaim(&table, &p.a, 1, 0), -ENOMEM);
     CHECK(memcmp(before, p.slots, sizeof before) == 0);
     CHECK_EQUAL(p.a.copy_count, 1);
     CHECK(bt_bit(p.a.out_copies, 0));
@@ -125,9 +125,9 @@ static void test_what_is_reclaimed_is_within_reach(void) {
     bt_bit_set(p.a.out_copies, 0);
     CHECK_EQUAL(bt_guard_begin(&p.pool), 0);
     check_all(&p);
-    CHECK_EQUAL(bt_guarded_reclaim(&table, &p.a, 0), 1);
-    CHECK_EQUAL(bt_guarded_reclaim(&table, &p.a, 1), 1);
-    CHECK_EQUAL(bt_guarded_reclaim(&table, &p.a, 2), 0);
+    CHECK_EQUAL(bt_guarded_reclaim(&table, &p.a, 0, 0), 1);
+    CHECK_EQUAL(bt_guarded_reclaim(&table, &p.a, 1, 0), 1);
+    CHECK_EQUAL(bt_guarded_reclaim(&table, &p.a, 2, 0), 0);
     check_all(&p);
     CHECK(p.slots[0].state == BT_READ_WRITE && p.slots[1].state == BT_READ_WRITE && !p.a.copy_count);
     close_place(&p);

@@ -209,11 +209,13 @@ static int do_thing(bench *b, int what, uint64_t position) {
         else if (toggle == 1 && (f->owned || f->in)) b->slot.flags = f->flags ^= f->flags & BT_FREE ? 0 : BT_GIVE_BACK;
         else if (toggle == 2 && (f->owned || f->in || f->views)) b->slot.views = f->views = f->views ? (f->writers = 0) : 1;
         else if (toggle == 3 && f->views && (f->writers || state_of(f) == BT_READ_WRITE)) f->writers ^= 1;
-        else if (toggle == 4 && !b->pool.home && !f->out && !f->views && !f->flags && (f->owned || f->in)) {
-            bt_step(&b->slot, bt_lookup(&table, &b->slot, BT_A_DROP)); /* as Buffer.drop, once its channel ended */
-            b->slot.out = b->slot.in = 0;
-            f->owned = f->in = 0;
-            for (int i = 0; i < CHANNELS; i++) b->bits[2 * i + 1] = 0, b->a[i].held_count = 0;
+        else if (toggle == 4 && !b->pool.home && !f->views && !f->flags && (f->owned || f->in)) {
+            bt_drop(&table, &b->slot); /* as Buffer.drop, once its channels ended */
+            f->owned = f->in = f->out = f->gone = 0;
+            for (int i = 0; i < CHANNELS; i++) {
+                b->bits[2 * i] = b->bits[2 * i + 1] = 0;
+                b->a[i].copy_count = b->a[i].held_count = 0;
+            }
         } else return 0;
         b->slot.writers = f->writers;
         return 1;
@@ -271,20 +273,21 @@ static int do_thing(bench *b, int what, uint64_t position) {
         break;
     case 6: { /* the lease of this channel hung up: what was behind it is here again */
         int away = state_of(f) == BT_INVALID && f->gone == a->channel;
-        int lent_back = f->in == bit && f->gone == a->channel && !f->out; /* a copy from whoever it was moved to */
-        int changed = bt_reclaim(&table, a, 0);
+        int living = f->in & ~bit ? 1 : 0; /* a copy over the other channel keeps it here */
+        int lent_back = f->in && !living && f->gone == a->channel && !f->out; /* a copy from whoever it was moved to */
+        int changed = bt_reclaim(&table, a, 0, (uint32_t)living);
         CHECK_EQUAL(changed, away || lent_back || (f->out & bit));
         if (f->out & bit) {
             f->out &= (uint8_t)~bit;
             away = 0;
-            lent_back = f->in == bit && f->gone == a->channel && !f->out;
+            lent_back = f->in && !living && f->gone == a->channel && !f->out;
         }
         if (lent_back) f->in = 0, away = 1;
         if (away) {
             home_again(f, (uint8_t)a->channel);
             CHECK_EQUAL(b->slot.length, SIZE);
         }
-        CHECK_EQUAL(bt_reclaim(&table, a, 0), 0); /* once */
+        CHECK_EQUAL(bt_reclaim(&table, a, 0, (uint32_t)living), 0); /* once */
         return changed;
     }
     case 7: /* whatever the index is beyond that */
@@ -580,9 +583,36 @@ static void test_after_a_lease_hung_up_a_late_arrival_elsewhere_is_refused_and_n
     attach(&b);
     CHECK_EQUAL(bt_arrived_owner(&table, &b.a[1], 0, 5, BT_A_MOVE_RECEIVED), BT_VIOLATION); /* it never left */
     bt_sent(&table, &b.a[0], 0, BT_A_MOVE, 0);
-    CHECK_EQUAL(bt_reclaim(&table, &b.a[0], 0), 1);
+    CHECK_EQUAL(bt_reclaim(&table, &b.a[0], 0, 0), 1);
     /* whoever had it sent it on, over the other channel, before letting go: honest, only late */
     CHECK_EQUAL(bt_arrived_owner(&table, &b.a[1], 0, 5, BT_A_MOVE_RECEIVED), BT_REFUSED);
+}
+
+static void test_a_lease_gives_back_what_is_here_as_a_copy_once_nobody_else_has_one(void) {
+    test(__func__);
+    bench b = story((kind){.shared = 1, .home = 1, .mine = 1});
+    attach(&b);
+    bt_sent(&table, &b.a[0], 0, BT_A_MOVE, 0);
+    CHECK_EQUAL(bt_arrived_copy(&table, &b.a[1], 0, 5), BT_OK); /* lent back over another channel, and on from here */
+    bt_sent(&table, &b.a[1], 0, BT_A_COPY, 0);
+    CHECK_EQUAL(bt_reclaim(&table, &b.a[0], 0, 0), 0);
+    CHECK(bt_is_outstanding(&b.a[0], 0));
+    CHECK_EQUAL(bt_copy_back(&table, &b.a[1], 0, BT_A_COPY_RELEASED), BT_OK);
+    CHECK_EQUAL(bt_reclaim(&table, &b.a[0], 0, 1), 0); /* the channel that it came over lives */
+    CHECK_EQUAL(bt_reclaim(&table, &b.a[0], 0, 0), 1);
+    CHECK(b.slot.state == BT_READ_WRITE && !b.slot.in && !bt_is_outstanding(&b.a[0], 0));
+}
+
+static void test_a_dropped_buffer_is_not_away(void) {
+    test(__func__);
+    bench b = story((kind){.shared = 1, .mine = 1});
+    attach(&b);
+    CHECK_EQUAL(bt_arrived_owner(&table, &b.a[1], 0, 5, BT_A_MOVE_RECEIVED), BT_OK);
+    bt_sent(&table, &b.a[0], 0, BT_A_MOVE, 0);
+    CHECK_EQUAL(bt_arrived_copy(&table, &b.a[1], 0, 5), BT_OK);
+    bt_drop(&table, &b.slot);
+    CHECK(!bt_is_away(&b.a[0], 0) && !bt_is_outstanding(&b.a[0], 0));
+    CHECK_EQUAL(bt_reclaim(&table, &b.a[0], 0, 0), 0);
 }
 
 static void test_a_copy_that_came_back_is_not_the_buffer_come_home(void) {
@@ -624,7 +654,7 @@ static void test_a_twin_of_what_is_here_is_refused_where_memory_is_not_shared(vo
     bench b = story((kind){.shared = 0, .home = 1, .mine = 1});
     attach(&b);
     bt_sent(&table, &b.a[0], 0, BT_A_MOVE, 0);
-    CHECK_EQUAL(bt_reclaim(&table, &b.a[0], 0), 1); /* at once: the channel ended; the peer keeps its twin */
+    CHECK_EQUAL(bt_reclaim(&table, &b.a[0], 0, 0), 1); /* at once: the channel ended; the peer keeps its twin */
     CHECK_EQUAL(bt_arrived_owner(&table, &b.a[0], 0, 5, BT_A_MOVE_RECEIVED), BT_REFUSED);
     bt_sent(&table, &b.a[1], 0, BT_A_MOVE, 3);
     CHECK_EQUAL(bt_owner_back(&table, &b.a[0], 0, 0), BT_REFUSED); /* forgotten: it is away over the other */
@@ -637,7 +667,7 @@ static void test_a_copy_that_is_out_twice_comes_back_once_by_each_way(void) {
     attach(&b);
     bt_sent(&table, &b.a[0], 0, BT_A_COPY, 0);
     bt_sent(&table, &b.a[1], 0, BT_A_COPY, 0);
-    CHECK_EQUAL(bt_reclaim(&table, &b.a[0], 0), 1);
+    CHECK_EQUAL(bt_reclaim(&table, &b.a[0], 0, 0), 1);
     CHECK(b.slot.state == BT_READ_ONLY_OWNED && b.slot.out == 1);
     CHECK_EQUAL(bt_copy_back(&table, &b.a[0], 0, BT_A_COPY_RELEASED), BT_VIOLATION);
     CHECK_EQUAL(bt_copy_back(&table, &b.a[1], 0, BT_A_COPY_RELEASED), BT_OK);
@@ -652,6 +682,8 @@ int main(void) {
     test_honest_domains_are_never_called_liars();
     test_a_refused_move_stays_the_guest_of_the_channel_it_came_over();
     test_after_a_lease_hung_up_a_late_arrival_elsewhere_is_refused_and_no_violation();
+    test_a_lease_gives_back_what_is_here_as_a_copy_once_nobody_else_has_one();
+    test_a_dropped_buffer_is_not_away();
     test_a_copy_that_came_back_is_not_the_buffer_come_home();
     test_what_a_forwarder_got_back_is_no_guest();
     test_an_allocator_waits_for_what_left_over_a_peers_assignment();

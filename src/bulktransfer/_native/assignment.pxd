@@ -1,5 +1,6 @@
 from libc.stdint cimport uint32_t
 
+from bulktransfer._native.buffer cimport Buffer
 from bulktransfer._native.ledger cimport bt_assignment
 from bulktransfer._native.pool cimport Pool
 
@@ -9,6 +10,6 @@ cdef class Assignment:
     cdef readonly uint32_t slot
     cdef public bint exposed
     cdef public bint present
-    cdef public list leases
     cdef public object lease
     cdef public object request
+    cdef uint32_t held_over_channels(self, Buffer buffer) except? 0

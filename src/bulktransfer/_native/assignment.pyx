@@ -7,9 +7,10 @@ cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from bulktransfer._native.buffer cimport Buffer
 from bulktransfer._native.ledger cimport (
-    BT_ABSENT, BT_ACTIVE, BT_PENDING, BT_READ_WRITE, BT_REMOVING, bt_bit, bt_bit_words, bt_guarded_reclaim,
-    bt_is_away,
+    BT_ABSENT, BT_ACTIVE, BT_PENDING, BT_READ_ONLY, BT_READ_WRITE, BT_REMOVING, bt_bit, bt_bit_clear, bt_bit_words,
+    bt_guarded_reclaim, bt_is_away, bt_is_given, bt_is_outstanding, bt_reclaims,
 )
 from bulktransfer._native.pool cimport Pool
 from bulktransfer._native.table cimport table
@@ -32,7 +33,6 @@ cdef class Assignment:
         self.c.standing = BT_PENDING
         self.pool = pool
         self.slot = self.c.slot = slot
-        self.leases = []
         self.lease = None
         self.request = None
 
@@ -48,6 +48,11 @@ cdef class Assignment:
         return bool(self.c.mine)
 
     @property
+    def reclaims(self):
+        """Whether this side takes back what went over the channel when it ends (rule 16)."""
+        return bool(bt_reclaims(&self.c))
+
+    @property
     def same_domain(self):
         """Whether both ends of the channel are in this domain."""
         return bool(self.c.same_domain)
@@ -61,6 +66,11 @@ cdef class Assignment:
     def removing(self):
         """Whether its removal was asked for here."""
         return self.c.standing == BT_REMOVING
+
+    @property
+    def retired(self):
+        """Whether the pool left the channel, though what is still under way may name it."""
+        return self.c.standing == BT_ABSENT
 
     def set_active(self):
         """Buffers may travel from now on."""
@@ -79,18 +89,43 @@ cdef class Assignment:
         cdef uint32_t i
         return [i for i in range(self.pool.c.count) if bt_is_away(&self.c, i) or bt_bit(self.c.out_copies, i)]
 
-    def leaving(self):
-        """Whether contents of a buffer are still on their way out of this domain."""
+    @property
+    def outstanding(self):
+        """Whether something is still to come back."""
+        cdef uint32_t i
+        for i in range(self.pool.c.count):
+            if bt_is_outstanding(&self.c, i):
+                return True
         return False
 
     def reclaim(self):
         """Everybody behind this assignment let go: take back what was away. Returns the buffers."""
-        cdef uint32_t i
+        cdef uint32_t i, living
         cdef Pool pool = self.pool
         back = []
         for i in range(pool.c.count):
-            if bt_guarded_reclaim(table(), &self.c, i) > 0:  # what cannot be mapped now stays away
+            living = 0
+            if pool.c.slots[i].state == BT_READ_ONLY and bt_is_given(&self.c, i):
+                living = self.held_over_channels(pool.get(i))
+            if bt_guarded_reclaim(table(), &self.c, i, living) > 0:  # what cannot be mapped now stays away
                 back.append(pool.get(i))
                 if pool.reclaim and pool.c.slots[i].state == BT_READ_WRITE:
                     pool.come_home(i)
         return back
+
+    cdef uint32_t held_over_channels(self, Buffer buffer) except? 0:
+        """How many copies of it are held over channels that have not ended."""
+        cdef uint32_t count = 0
+        for number in buffer.pool.channels:
+            channel = buffer.pool.domain.channel(number)
+            count += channel is not None and channel.holds_copy(buffer)
+        return count
+
+    def forget_copies(self, uint32_t index):
+        """The buffer was dropped: no copy of it is out or held."""
+        if bt_bit(self.c.out_copies, index):
+            bt_bit_clear(self.c.out_copies, index)
+            self.c.copy_count -= 1
+        if bt_bit(self.c.in_copies, index):
+            bt_bit_clear(self.c.in_copies, index)
+            self.c.held_count -= 1

@@ -18,7 +18,7 @@ from bulktransfer import errors, states
 from bulktransfer._native.ledger cimport (
     BT_A_DROP, BT_ALREADY_COPIED, BT_COPIES_OUT, BT_FREE, BT_GIVE_BACK, BT_GOING_BACK, BT_INVALID, BT_NOT_A_COPY,
     BT_NOT_ALLOCATED, BT_NOT_OWNED, BT_NOT_PRESENT, BT_READ_ONLY, BT_READ_ONLY_OWNED, BT_READ_WRITE, BT_SAME_DOMAIN,
-    BT_STILL_CONNECTED, BT_VIEWS_LIVE, bt_lookup, bt_slot, bt_step,
+    BT_STILL_CONNECTED, BT_VIEWS_LIVE, bt_drop, bt_slot,
 )
 from bulktransfer._native.slots cimport Slots
 from bulktransfer._native.table cimport table
@@ -224,28 +224,29 @@ cdef class Buffer:
         return bytes(memoryview(self))
 
     def drop(self):
-        """Let go of a buffer whose channel ended, whatever its state.
+        """Let go of a buffer whose channels ended, those that copies went out over included, whatever its state.
 
         Raises: ChannelStateError, NotAllocatedError, BufferError (a view is live), OSError (trust HALF: see move).
         """
         cdef bt_slot* s = self.slot()
         if s.flags & BT_FREE:
             raise explain(BT_NOT_ALLOCATED, "drop", self, "")
-        if self.pool.c.home or s.out or any([self.channel_lives(number) for number in self.pool.channels]):
+        if self.pool.c.home or any([self.channel_lives(number) for number in self.pool.channels]):
             raise explain(BT_STILL_CONNECTED, "drop", self, "")
         if s.views:
             raise explain(BT_VIEWS_LIVE, "drop", self, "")
         if self.pool.c.guarded:
             self.pool.guard_for(self.index, BT_A_DROP)
-        bt_step(s, bt_lookup(table(), s, BT_A_DROP))
-        s.out = s.in_ = 0
+        bt_drop(table(), s)
+        for assignment in self.pool.ended:
+            assignment.forget_copies(self.index)
         self.pool.domain.pool_quiet(self.pool)
 
     cdef bint channel_lives(self, uint32_t number) except -1:
         if self.slot().state >= BT_READ_ONLY_OWNED and number == self.slot().via:
             return True
         channel = self.pool.domain.channel(number)
-        return channel is not None and channel.holds_copy(self)
+        return channel is not None and (channel.holds_copy(self) or channel.lends_copy(self))
 
     def where_views(self):
         """Where live views were made, if bulk.trace_views() watches; for messages."""

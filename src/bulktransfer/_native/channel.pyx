@@ -13,7 +13,7 @@ from libc.string cimport memcpy
 
 from bulktransfer import errors
 from bulktransfer._native.carrier cimport (
-    bt_entry, bt_link_consumed, bt_link_has, bt_link_refusals, bt_now_ns, bt_rx_look,
+    bt_entry, bt_link_consumed, bt_link_has, bt_link_refusals, bt_now_ns, bt_rx_look, bt_rx_look_again,
 )
 from bulktransfer._native.event cimport Event, new_event
 from bulktransfer._native.hot cimport bt_take_at_once
@@ -361,6 +361,17 @@ cdef class ChannelCore(WaitCore):
             if self.descriptor_mode and len(self.queue) > len(kept):
                 self._poke()  # not all had their turn
             self.leave()
+
+    def take_arrivals(self):
+        """Take what the peer published until now, also where this thread receives; False if another one is at it."""
+        if self.link == NULL:
+            return True
+        if self.busy == 0:
+            self.serve()
+        elif self.busy == 1 and self.receiver == this_thread() and not inside_callback():
+            self.take_bells()
+            self.drain()
+        return self.link == NULL or bt_rx_look_again(&self.link.rx) == 0
 
     def counters(self):
         """Counts since the channel was made; for statistics."""

@@ -74,11 +74,11 @@ static inline int bt_guard_for(const bt_table *t, bt_pool *pool, uint32_t index,
 }
 
 /* bt_reclaim with the mapping. 1: something changed, 0: nothing, or -errno and no change. */
-static inline int bt_guarded_reclaim(const bt_table *t, bt_assignment *a, uint32_t index) {
+static inline int bt_guarded_reclaim(const bt_table *t, bt_assignment *a, uint32_t index, uint32_t living) {
     bt_slot *s = &a->pool->slots[index], slot = *s;
     bt_assignment before = *a;
     int out = bt_bit(a->out_copies, index), in = bt_bit(a->in_copies, index);
-    int changed = bt_reclaim(t, a, index);
+    int changed = bt_reclaim(t, a, index, living);
     int result = bt_guard_set(a->pool, index, s->state);
     if (result == 0) return changed;
     *s = slot;

@@ -186,7 +186,7 @@ static inline enum bt_verdict bt_arrived_owner(const bt_table *t, bt_assignment 
         return s->via == 0 || s->via == a->channel ? BT_VIOLATION : BT_REFUSED;
     }
     /* Where memory is not shared a pool's allocator takes a buffer back from the peer that has it only. */
-    if (!a->pool->shared && a->pool->home && a->mine && s->left != a->channel && !a->same_domain) return BT_REFUSED;
+    if (!a->pool->shared && a->pool->home && a->mine && s->left != a->channel) return BT_REFUSED;
     bt_step(s, row);
     s->via = a->channel;
     s->left = 0;
@@ -268,14 +268,28 @@ static inline int bt_may_remove(const bt_assignment *a, uint64_t consumed) {
     return 1;
 }
 
-/* The lease of an ended assignment hung up: everybody behind it let go of `index`. Returns 1 if that changed it. */
-static inline int bt_reclaim(const bt_table *t, bt_assignment *a, uint32_t index) {
+/* Whether something of it is still to come back to whoever reclaims over this channel. */
+static inline int bt_is_outstanding(const bt_assignment *a, uint32_t index) {
+    return bt_bit(a->out_copies, index) || bt_is_given(a, index);
+}
+
+/* Let go of a buffer whose channels ended, copies that went over them included: whoever has those holds the leases of
+ * all above. It is not away any more, unless it was before. */
+static inline void bt_drop(const bt_table *t, bt_slot *s) {
+    if (s->state != BT_INVALID) s->left = 0;
+    bt_step(s, bt_lookup(t, s, BT_A_DROP));
+    s->out = s->in = 0;
+}
+
+/* The lease of an ended assignment hung up: everybody behind it let go of `index`. Returns 1 if that changed it.
+ * `living`: how many copies are held over channels that live. A copy of what is given away waits for those, and for
+ * copies of it that were lent on; whoever lent it here over an ended channel is gone with the rest. */
+static inline int bt_reclaim(const bt_table *t, bt_assignment *a, uint32_t index, uint32_t living) {
     bt_slot *s = &a->pool->slots[index];
     int changed = 0;
     if (bt_bit(a->out_copies, index)) changed = bt_copy_back(t, a, index, BT_A_COPY_RELEASED) == BT_OK;
-    if (bt_bit(a->in_copies, index) && s->left == a->channel && s->in == 1 && !s->out) {
-        bt_bit_clear(a->in_copies, index); /* the owner that lent it is gone; nobody else has it */
-        a->held_count--;
+    if (s->state == BT_READ_ONLY && bt_is_given(a, index) && !s->out && !living) {
+        if (bt_bit(a->in_copies, index)) bt_bit_clear(a->in_copies, index), a->held_count--;
         s->in = 0;
         s->state = BT_INVALID;
     }

@@ -21,7 +21,7 @@ cdef class ReceiveCore(SendCore):
     cdef Event take_transfer(self, bt_entry* entry, uint8_t* meta, int act)
     cdef Event take_refusal(self, bt_entry* entry)
     cdef int expose(self, Pool pool, uint32_t index, int act) except -1
-    cdef int refuse(self, bt_entry* entry) except -1
+    cdef int refuse(self, bt_entry* entry, object cls) except -1
     cdef int deliver(self, Event event) except -1
     cdef int drain(self) except -1
     cdef bint known(self, Outcome o) except -1

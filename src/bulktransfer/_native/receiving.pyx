@@ -19,8 +19,8 @@ from bulktransfer._native.carrier cimport (
 from bulktransfer._native.event cimport Event, new_event
 from bulktransfer._native.ledger cimport (
     BT_A_BUFFER_RECEIVED, BT_A_COPY, BT_A_COPY_REFUSED, BT_A_COPY_RELEASED, BT_A_MOVE, BT_A_MOVE_RECEIVED,
-    BT_A_MOVE_REFUSED, BT_A_PASS,
-    BT_A_RELEASE, BT_INVALID, BT_OK, BT_PENDING, BT_QUEUED, BT_READ_WRITE, BT_REFUSED, BT_VIOLATION, bt_arrived_copy,
+    BT_A_MOVE_REFUSED, BT_A_PASS, BT_A_RELEASE, BT_ACTIVE, BT_INVALID, BT_OK, BT_PENDING, BT_QUEUED, BT_READ_WRITE,
+    BT_REFUSED, BT_VIOLATION, bt_arrived_copy,
     bt_arrived_owner, bt_copy_back, bt_owner_back, bt_slot,
 )
 from bulktransfer._native.outcome cimport Outcome
@@ -71,8 +71,11 @@ cdef class ReceiveCore(SendCore):
             self._violation(f"a {ACTS[act]} from the {'sink' if self.is_source else 'source'}")
         if entry.slot < <uint32_t> len(self.table):
             a = <Assignment> self.table[entry.slot]
-        if a is None or a.c.standing == BT_PENDING:
-            self._violation(f"a {ACTS[act]} from pool number {entry.slot}, which is not assigned")
+        if a is None or a.c.standing < BT_ACTIVE:
+            if a is None or a.c.standing == BT_PENDING or act == BT_A_RELEASE:
+                self._violation(f"a {ACTS[act]} from pool number {entry.slot}, which is not assigned")
+            self.refuse(entry, errors.PoolNotAssignedError)  # it was withdrawn meanwhile
+            return None
         pool = a.pool
         if entry.index >= pool.c.count:
             self._violation(f"a {ACTS[act]} of buffer {entry.index} of {pool.c.count}")
@@ -94,12 +97,14 @@ cdef class ReceiveCore(SendCore):
             verdict = bt_arrived_copy(table(), &a.c, entry.index, entry.length)
         else:
             verdict = bt_copy_back(table(), &a.c, entry.index, BT_A_COPY_RELEASED)
+            if pool.ended:
+                pool.domain.look_at_leases(pool)
         if verdict != BT_OK and pool.c.guarded:
             pool.guard_again(entry.index)
         if verdict == BT_VIOLATION:
             self._violation(f"a {ACTS[act]} of buffer {entry.index} of pool {pool.name}, which it does not have")
         if verdict == BT_REFUSED:
-            self.refuse(entry)
+            self.refuse(entry, errors.CopyRefusedError if act == BT_A_COPY else errors.NotOwnedError)
             return None
         self.received[act] += 1
         self.recent_arrival = a
@@ -129,14 +134,14 @@ cdef class ReceiveCore(SendCore):
             raise
         return 0
 
-    cdef int refuse(self, bt_entry* entry) except -1:
+    cdef int refuse(self, bt_entry* entry, object cls) except -1:
         """Say that this entry is not accepted; published before the index passes it (rule 8)."""
         cdef bt_entry answer = entry[0]
         answer.flags = entry.kind
         answer.kind = BT_REFUSE
         answer.meta_size = 0
         answer.serial = self.link.rx.head - 1
-        answer.length = errors.CODE_OF[errors.CopyRefusedError if entry.kind == BT_COPY else errors.NotOwnedError]
+        answer.length = errors.CODE_OF[cls]
         self.refused_here += 1
         bt_link_refused(self.link, self.refused_here)
         self.push(&answer, NULL)
@@ -156,6 +161,8 @@ cdef class ReceiveCore(SendCore):
             self.expose(a.pool, entry.index, BT_A_COPY_REFUSED if act == BT_A_COPY else BT_A_MOVE_REFUSED)
         if act == BT_A_COPY:
             verdict = bt_copy_back(table(), &a.c, entry.index, BT_A_COPY_REFUSED)
+            if a.pool.ended:
+                a.pool.domain.look_at_leases(a.pool)
         else:
             verdict = bt_owner_back(table(), &a.c, entry.index, entry.serial)
         if verdict != BT_OK and a.pool.c.guarded:
@@ -163,9 +170,12 @@ cdef class ReceiveCore(SendCore):
         if verdict == BT_VIOLATION:
             self._violation(f"a refusal of buffer {entry.index}, which was not sent")
         self.refused_there += 1
+        why = "it has the buffer in another way"
+        if entry.length == errors.CODE_OF[errors.PoolNotAssignedError]:
+            why = "the pool is off the channel"
         error = errors.from_code(
             entry.length, f"{ACTS[act]} of buffer {entry.index} of pool {a.pool.name} on {self!r}: "
-            f"the peer refused it, since it has the buffer in another way")
+            f"the peer refused it, since {why}")
         for item in self.outcomes:
             o = <Outcome> item
             if o.first <= entry.serial < o.end:

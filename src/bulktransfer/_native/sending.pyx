@@ -22,7 +22,7 @@ from bulktransfer._native.carrier cimport (
 from bulktransfer._native.hot cimport bt_fill_ahead, bt_ordinary, bt_publish_filled, bt_send_at_once, bt_unfill
 from bulktransfer._native.kernel cimport registry
 from bulktransfer._native.ledger cimport (
-    BT_ACTIVE, BT_A_COPY, BT_A_MOVE, BT_A_PASS, BT_A_RELEASE, BT_INVALID, BT_OK, BT_PENDING, BT_READ_ONLY,
+    BT_ABSENT, BT_ACTIVE, BT_A_COPY, BT_A_MOVE, BT_A_PASS, BT_A_RELEASE, BT_INVALID, BT_OK, BT_PENDING, BT_READ_ONLY,
     BT_READ_WRITE, bt_act, bt_bit, bt_may_remove, bt_may_send, bt_sent, bt_slot,
 )
 from bulktransfer._native.link cimport LinkCore
@@ -112,7 +112,7 @@ cdef class SendCore(LinkCore):
         if a is None or a.pool is not buffer.pool or a.c.standing != BT_ACTIVE:
             for item in self.table:
                 a = <Assignment> item
-                if a is not None and a.pool is buffer.pool:
+                if a is not None and a.pool is buffer.pool and a.c.standing != BT_ABSENT:
                     break
             else:
                 a = None
@@ -181,8 +181,6 @@ cdef class SendCore(LinkCore):
         self, Assignment a, uint32_t index, int act, bt_entry* entry, const uint8_t* meta,
     ) except -1:
         """One entry of a pool at trust HALF: before it is published the mapping allows no more than it will say."""
-        if not a.pool.c.guarded:
-            return self.push(entry, meta)
         a.pool.guard_for(index, act)
         try:
             self.push(entry, meta)
@@ -267,7 +265,7 @@ cdef class SendCore(LinkCore):
             raise MemoryError("no memory for what waits to be sent")
         if direct == 0 and notes is not None:
             copies = self.keep_metas(notes)
-        if (<Buffer> items[0]).pool.c.guarded:  # one channel, one trust
+        if (<Buffer> items[0]).pool.c.apart:  # one channel, one trust
             try:
                 self.guard_batch(items, act)
             except BaseException:
@@ -431,6 +429,15 @@ cdef class SendCore(LinkCore):
         for item in self.table:
             a = <Assignment> item
             if a is not None and a.pool is buffer.pool and bt_bit(a.c.in_copies, buffer.index):
+                return True
+        return False
+
+    def lends_copy(self, Buffer buffer not None):
+        """Whether a copy of `buffer` went out over this channel and is not back."""
+        cdef Assignment a
+        for item in self.table:
+            a = <Assignment> item
+            if a is not None and a.pool is buffer.pool and bt_bit(a.c.out_copies, buffer.index):
                 return True
         return False
 

@@ -17,9 +17,8 @@ from .._native.buffer import Buffer
 from .._native.pool import make_pool
 from ..errors import ConstraintError, PoolExhaustedError
 from ..states import Trust
-from . import guard, memory
+from . import guard, leases, memory
 from .domain import Domain, Sleeper, current_domain
-from .ending import check_leases
 from .limits import Constraints
 
 
@@ -152,7 +151,7 @@ class Allocator(AllocatorCore):
             channel = pool.domain.channel(number)
             if channel is not None:
                 channel.serve()
-        check_leases(pool)
+        leases.check(pool)
         return bool(pool.free_count)
 
     def _check_open(self) -> None:
@@ -167,7 +166,7 @@ class Allocator(AllocatorCore):
     @property
     def detached(self) -> int:
         """Buffers that left over channels which ended, and that somebody may still hold (rule 16)."""
-        check_leases(self.pool)
+        leases.check(self.pool)
         return self.pool.detached_count()
 
     def close(self) -> None:

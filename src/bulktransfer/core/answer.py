@@ -5,7 +5,6 @@ Knows: what is judged when, who yields when both ask at once, what a callback ma
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Sequence
 
@@ -14,6 +13,7 @@ from .._native.assignment import Assignment
 from .._native.event import Event, make_event
 from .._native.pool import Pool, make_pool
 from ..errors import (
+    BrokenChannelError,
     BulkError,
     ChannelStateError,
     ConstraintError,
@@ -26,14 +26,21 @@ from ..errors import (
     code_of,
     from_code,
 )
-from ..messages import AssignAnswer, AssignDone, AssignMemory, AssignRequest, RemoveAnswer, RemoveRequest, Withdraw
+from ..messages import (
+    AssignAnswer,
+    AssignDone,
+    AssignMemory,
+    AssignRequest,
+    Leases,
+    RemoveAnswer,
+    RemoveRequest,
+    Withdraw,
+)
 from ..states import EventKind, Role, Trust
-from . import memory, twin
+from . import ending, leases, memory
 from .deferral import Answer
 from .limits import POOLS_MAX
 from .requests import Request, RequestBook
-
-LEASES_MAX = 64  # hops that a pool may travel: each adds one lease to those that are passed on
 
 
 class Answering(RequestBook):
@@ -97,9 +104,6 @@ class Answering(RequestBook):
                 raise PoolAlreadyAssignedError(f"pool {name} is on the channel already")
             if pool.trust not in (Trust.UNINITIALIZED, channel.trust):
                 raise TrustMismatchError(f"pool {name} has trust {pool.trust.name} at the other side")
-            stranger = not twin.shares_memory(channel.trust) and twin.needs_consent(pool, channel)
-            if stranger and channel.callbacks.pool_assigned is None:
-                raise PoolVetoError(f"pool {name} is at the other side through somebody else: that takes its consent")
         elif domain.foreign_bytes + message.buffer_count * message.buffer_size > limits.total_bytes:
             raise LimitError(f"pool {name}: {limits.total_bytes} bytes of pools from peers are the limit")
         else:
@@ -153,21 +157,17 @@ class Answering(RequestBook):
             )
             return
         pool = request.assignment.pool
-        if not twin.shares_memory(self.channel.trust):
-            self.channel.say(AssignMemory(message.request))  # the description is all that it takes
-            return
         try:
-            read_end, write_end = (kernel.Descriptor(fd) for fd in os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
+            given = [*leases.make(request.assignment), *pool.leases]
             seal_pool(pool)
-            request.assignment.lease = read_end
-            self.channel.say(AssignMemory(message.request), [pool.memory, write_end, *pool.leases])
+            self.channel.say(AssignMemory(message.request), [pool.memory, *given])
         except ConnectionError:
             raise
         except OSError as error:  # no descriptors left
             self.finish(request, error)
             self.channel.say_if_possible(Withdraw(request.number))
             return
-        write_end.close()
+        request.memory_sent = True
 
     def on_assign_memory(self, message: AssignMemory, fds: Sequence[kernel.Descriptor]) -> Event | None:
         """The memory of an accepted pool: check, map, tell. Raises: ProtocolViolation."""
@@ -178,19 +178,16 @@ class Answering(RequestBook):
             if message.request in self.removed:
                 return None  # withdrawn meanwhile
             raise ProtocolViolation(f"memory for request {message.request}, which was not accepted")
-        shared = twin.shares_memory(channel.trust)
-        if not (2 <= len(fds) <= LEASES_MAX + 2 if shared else len(fds) == 0):
+        if len(fds) < 2 or len(fds) > leases.LEASES_MAX + 2:
             raise ProtocolViolation(f"{len(fds)} descriptors with the memory of a pool")
         pool = assignment.pool
         try:
-            if shared:
-                self.attach(pool, fds[0])
-            elif pool.address is None:
-                twin.attach(pool)
+            self.attach(pool, fds[0])
             if channel.constraints is not None:
                 fault = channel.constraints.fault(pool.address, pool.buffer_size, pool.buffer_count)
                 if fault:
                     raise ConstraintError(f"pool {pool.name} at the other side: {fault}")
+            leases.take(channel, pool, fds[1:])
         except ProtocolViolation:
             raise
         except (BulkError, OSError) as error:
@@ -199,8 +196,6 @@ class Answering(RequestBook):
             )
             self.refuse_memory(message, refused)
             return None
-        assignment.leases = list(fds[1:])
-        pool.leases = [*pool.leases, *fds[1:]]
         if answer is not None:
             answer.due(lambda error: self.conclude_assign(message.request, assignment, error))
             return None
@@ -216,8 +211,9 @@ class Answering(RequestBook):
             self.drop_incoming(number, error)
             self.channel.say(AssignDone(number, code_of(error, PoolVetoError), str(error)))
             return
+        own = leases.make(assignment)
         assignment.set_active()
-        self.channel.say(AssignDone(number, 0, ""))
+        self.channel.say(AssignDone(number, 0, ""), [*own, *assignment.pool.leases])
         for request in [r for r in self.requests.values() if r.follows is assignment]:
             self.finish(request, None)
 
@@ -238,27 +234,105 @@ class Answering(RequestBook):
         pool.memory = source
         pool.identity = memory.identity(source)
 
-    def on_assign_done(self, message: AssignDone) -> None:
-        """The peer mapped it, or could not."""
+    def on_assign_done(self, message: AssignDone, fds: Sequence[kernel.Descriptor]) -> None:
+        """The peer mapped it, or could not. Raises: ProtocolViolation."""
+        if message.request in self.withdrawn:
+            self.on_withdrawn(message)
+            return
         request = self.answered(message.request, "assign")
         if request is None:
             return
+        pool = request.assignment.pool
         if message.code:
-            self.finish(
-                request, from_code(message.code, f"assign of pool {request.assignment.pool.name}: {message.reason}")
-            )
-        else:
-            request.assignment.set_active()
-            self.finish(request, None)
+            self.finish(request, from_code(message.code, f"assign of pool {pool.name}: {message.reason}"))
+            return
+        try:
+            self.take_leases(pool, fds)
+        except LimitError as error:
+            self.give_up(message.request, error)
+            return
+        request.assignment.set_active()
+        self.finish(request, None)
+
+    def on_withdrawn(self, message: AssignDone) -> None:
+        """The answer to what was withdrawn meanwhile: no more comes once the peer said that it is off."""
+        request = self.withdrawn[message.request]
+        if message.code == 0:
+            request.accepted = True
+            return
+        del self.withdrawn[message.request]
+        self.forget(request.assignment)
+        if request.accepted:  # everything that it sent is refused by now: it may forget the pool
+            self.channel.say_if_possible(Withdraw(message.request))
+
+    def give_up(self, number: int, error: BulkError) -> None:
+        """The peer accepted, but this side cannot keep what came with that."""
+        request = self.answered(number, "assign")
+        if request is None:
+            return
+        self.bury(request)
+        request.accepted = True
+        self.finish(request, error)
+        self.channel.say_if_possible(Withdraw(number))
+
+    # ---- leases ----
+
+    def on_leases(self, message: Leases, fds: Sequence[kernel.Descriptor]) -> None:
+        """More leases of a pool that is on the channel. Raises: ProtocolViolation."""
+        channel = self.channel
+        assignment = channel.table[message.slot] if message.slot < len(channel.table) else None
+        if not fds or message.slot >= 2 * POOLS_MAX:
+            raise ProtocolViolation(f"{len(fds)} leases of pool number {message.slot}")
+        if (
+            assignment is None
+            or assignment.retired
+            or not (assignment.active or assignment.removing or not assignment.mine)
+        ):
+            return  # they crossed its removal or withdrawal: nothing comes that they are for
+        try:
+            self.take_leases(assignment.pool, fds)
+        except LimitError as error:
+            self.no_leases(error)
+
+    def take_leases(self, pool: Pool, fds: Sequence[kernel.Descriptor]) -> None:
+        """Keep leases. Raises: ProtocolViolation, LimitError."""
+        if len(fds) > leases.LEASES_MAX + 1:
+            raise ProtocolViolation(f"{len(fds)} leases in one message")
+        leases.take(self.channel, pool, fds)
+
+    def no_leases(self, error: BulkError) -> None:
+        """Leases came that cannot be kept, and buffers may follow: the channel ends, since nothing else is safe."""
+        channel = self.channel
+        ending.finish(channel, BrokenChannelError, f"{channel.describe()}: leases could not be kept: {error}")
+
+    def pass_leases(self, pool: Pool, new: Sequence[kernel.Descriptor]) -> None:
+        """Leases reached this domain over another channel; whoever gets buffers over this one keeps them, too."""
+        assignment = self.find(pool)
+        if assignment is None or not (assignment.active or assignment.removing or assignment.lease is not None):
+            return  # they go with its memory, or with the answer
+        try:
+            self.channel.say(Leases(assignment.slot), new)
+        except ConnectionError:
+            return  # the peer is gone
+        except (OSError, MemoryError) as error:
+            self.no_leases(LimitError(f"pool {pool.name}: {error}"))
 
     def on_withdraw(self, message: Withdraw) -> Event | None:
         """The peer no longer wants what it asked for."""
         assignment = self.incoming.get(message.request)
         if assignment is None:
             return None  # a removal, or refused already
-        delivered = assignment.active
+        if assignment.retired:  # what this side sent meanwhile was refused and is back
+            self.forget(assignment)
+            return None
+        delivered = assignment.active or assignment.removing
         pool = assignment.pool
-        self.drop_incoming(message.request, PoolVetoError(f"assign of pool {pool.name}: the peer withdrew its request"))
+        withdrawn = PoolVetoError(f"assign of pool {pool.name}: the peer withdrew its request")
+        if delivered:
+            self.retire_incoming(message.request, withdrawn)
+        else:
+            self.drop_incoming(message.request, withdrawn)
+        self.channel.say(AssignDone(message.request, code_of(withdrawn, PoolVetoError), str(withdrawn)))
         if not delivered:
             return None
         event = make_event(EventKind.POOL_REMOVED, self.channel, pool=pool)
@@ -275,6 +349,8 @@ class Answering(RequestBook):
         assignment = channel.table[message.slot] if message.slot < len(channel.table) else None
         if assignment is None:
             raise ProtocolViolation(f"removal of pool number {message.slot}, which is not assigned")
+        if assignment.retired:
+            return None  # it is withdrawn, which the peer will hear
         own = self.own_removal(assignment)
         if own is not None and channel.role is Role.MASTER:
             return None  # the MASTER's request stands

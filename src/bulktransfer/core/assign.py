@@ -24,7 +24,8 @@ from ..errors import (
 )
 from ..messages import AssignRequest, RemoveRequest, Withdraw
 from ..states import Trust
-from .answer import LEASES_MAX, Answering
+from . import leases
+from .answer import Answering
 from .requests import Request
 
 
@@ -73,8 +74,9 @@ class Assigning(Answering):
             raise TrustMismatchError(f"{what}: the pool has trust {pool.trust.name}, the channel {channel.trust.name}")
         if sum(a is not None for a in channel.table) >= channel.limits.pools:
             raise LimitError(f"{what}: the limit is {channel.limits.pools} pools")
-        if len(pool.leases) >= LEASES_MAX:
-            raise LimitError(f"{what}: it travelled over {len(pool.leases)} channels already, {LEASES_MAX} at most")
+        leases.prune(pool)
+        if len(pool.leases) >= leases.LEASES_MAX:
+            raise LimitError(f"{what}: it has {len(pool.leases)} leases already, {leases.LEASES_MAX} at most")
         if channel.constraints is not None:
             fault = channel.constraints.fault(pool.address, pool.buffer_size, pool.buffer_count)
             if fault:
@@ -121,7 +123,12 @@ class Assigning(Answering):
             request.finished = request.abandoned = True
             request.done = None
             return
-        self.undo(request)
+        if request.memory_sent and request.follows is None:
+            request.finished = True
+            self.requests.pop(request.number, None)
+            self.bury(request)
+        else:
+            self.undo(request)
         self.channel.say_if_possible(Withdraw(request.number))
 
     def undo(self, request: Request) -> None:

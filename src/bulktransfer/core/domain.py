@@ -84,7 +84,7 @@ class Domain:
     @property
     def foreign_bytes(self) -> int:
         """Bytes of all pools that came from peers."""
-        return sum(p.buffer_size * p.buffer_count for p in self.pools.values() if not p.home and p.address is not None)
+        return sum(p.buffer_size * p.buffer_count for p in self.pools.values() if not p.home and p.memory is not None)
 
     def enroll(self, channel: Any, limit: int) -> None:
         """Count a channel in. Raises: LimitError, ForkedError."""
@@ -106,12 +106,19 @@ class Domain:
     def drop_pool(self, pool: Any) -> None:
         """Let a pool from elsewhere go: its memory, its leases (rule 16), its place in the list."""
         pool.withdraw()
+        for watch in list(pool.lease_watches):
+            watch.end()
         for lease in pool.leases:
             lease.close()
         pool.leases = []
         if pool.memory is not None:
             pool.memory.close()
         self.pools.pop(pool.id, None)
+
+    def look_at_leases(self, pool: Any) -> None:
+        """Copies of the pool came back: what leases gave free before may have waited for them."""
+        for watch in list(pool.lease_watches):
+            watch.due()
 
     # ---- watching ----
 

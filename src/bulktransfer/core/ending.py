@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._native import kernel
-from .._native.assignment import Assignment
 from .._native.buffer import Buffer
 from .._native.event import Event, make_event
 from ..errors import (
@@ -20,52 +18,9 @@ from ..errors import (
     ProtocolViolation,
 )
 from ..states import ChannelAct, ChannelState, EventKind
-from . import twin
+from . import leases
 
 EndError = type[ClosedChannelError] | type[EndOfChannelError] | type[BrokenChannelError] | type[ProtocolViolation]
-
-
-class LeaseWatch:
-    """Waits for everybody behind an ended assignment to let go, then takes back what was away (rule 16)."""
-
-    def __init__(self, domain: Any, assignment: Assignment) -> None:
-        self.domain = domain
-        self.assignment = assignment
-        self.lease = assignment.lease
-
-    def check(self) -> tuple[Buffer, ...] | None:
-        """The buffers that came back if the lease hung up, else None."""
-        if self.lease is None or self.lease.closed or not kernel.hung_up(self.lease.fileno()):
-            return None
-        return tuple(self.assignment.reclaim())
-
-    def start(self) -> None:
-        """Watch the lease."""
-        assert self.lease is not None
-        self.domain.watch(self.lease.fileno(), self.on_readable)
-
-    def on_readable(self) -> None:
-        """The lease hung up."""
-        if self.check() is None:
-            return
-        pool = self.assignment.pool
-        if self.assignment in pool.ended:
-            pool.ended.remove(self.assignment)
-        self.stop()
-        pool.lease_watches.discard(self)
-        self.domain.pool_quiet(pool)
-
-    def stop(self) -> None:
-        """No longer watch."""
-        if self.lease is not None and not self.lease.closed:
-            self.domain.unwatch(self.lease.fileno())
-            self.lease.close()
-
-
-def check_leases(pool: Any) -> None:
-    """Take back at once what leases give free."""
-    for watch in list(pool.lease_watches):
-        watch.on_readable()
 
 
 def end_assignments(channel: Any) -> tuple[Buffer, ...]:
@@ -77,23 +32,28 @@ def end_assignments(channel: Any) -> tuple[Buffer, ...]:
             channel.assigning.forget(assignment)
             continue
         pool.channels.discard(channel.number)
-        if assignment.mine:
+        if assignment.reclaims:
             away.extend(pool[i] for i in assignment.away())
-            shared = twin.shares_memory(channel.trust)
-            watch = LeaseWatch(channel.domain, assignment) if shared else twin.Departure(channel.domain, assignment)
-            if watch.check() is None:
-                pool.ended.append(assignment)
-                pool.lease_watches.add(watch)
+            watch = leases.LeaseWatch(channel.domain, assignment)
+            if assignment.outstanding:
                 watch.start()
             else:
                 watch.stop()
-        elif assignment.same_domain:  # nobody else holds anything through this end
-            for lease in assignment.leases:
-                lease.close()
-            pool.leases = [lease for lease in pool.leases if not lease.closed]
         if not pool.channels and not pool.ended and pool.home:
             pool.trust = pool.given_trust
     return tuple(away)
+
+
+def look_at_leases(channel: Any) -> None:
+    """What is away of an ended channel's pools may be free already; a finalizer leaves that to whoever serves next."""
+    pools = {a.pool.id: a.pool for a in channel.table if a is not None and a.pool.ended}
+    for pool in pools.values():
+        if channel.finalizing:
+            leases.due(pool)
+            channel.domain.kick()
+        else:
+            leases.check(pool)
+            leases.due(pool)
 
 
 def finish(channel: Any, cls: EndError, message: str, *, graceful: bool = False) -> BulkError | None:
@@ -120,6 +80,8 @@ def finish(channel: Any, cls: EndError, message: str, *, graceful: bool = False)
     # after the link: what the peer still holds is a matter of leases now
     buffers = end_assignments(channel) if was_linked else ()
     channel.ended = (cls, message, buffers)
+    if was_linked:
+        look_at_leases(channel)
     error = cls(message, buffers=buffers)
     channel.assigning.end(error)
     if channel.farewell is not None:

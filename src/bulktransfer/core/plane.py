@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from .._native import kernel
-from .._native.channel import ChannelCore
 from .._native.event import Event, make_event
 from .._native.outcome import Outcome
 from .._native.pool import Pool
@@ -35,6 +34,7 @@ from ..messages import (
     AssignMemory,
     AssignRequest,
     Hello,
+    Leases,
     Message,
     RemoveAnswer,
     RemoveRequest,
@@ -48,6 +48,7 @@ from . import ending
 from .assign import Assigning
 from .callbacks import Callbacks
 from .deferral import Answer
+from .descriptor import Descriptors
 from .domain import Domain
 from .knock import Knock
 from .limits import Constraints, Limits
@@ -59,7 +60,7 @@ Done = Callable[[Outcome], object]
 NOBODY = Peer(-1, -1, -1)
 
 
-class ChannelPlane(ChannelCore):
+class ChannelPlane(Descriptors):
     """One direction of data between two endpoints (I-4.2.3); made by create, bind, listen, connect and pair."""
 
     def __init__(
@@ -77,6 +78,7 @@ class ChannelPlane(ChannelCore):
     ) -> None:
         if wait not in WAITS:
             raise ValueError(f"wait={wait!r}; it takes one of {', '.join(WAITS)}")
+        super().__init__()
         self.domain = domain
         self.waiters = domain.waiters
         self.address = address
@@ -95,10 +97,6 @@ class ChannelPlane(ChannelCore):
         self.binder: Any = None
         self.offer: Terms | None = None
         self.spin_mode = WAITS[wait] if spins else 0
-        self._poller: kernel.Descriptor | None = None
-        self._kick: kernel.Descriptor | None = None
-        self._pidfd: kernel.Descriptor | None = None
-        self._bed: kernel.Descriptor | None = None
         self._finalizing = False
         self.farewell: Any = None  # a channel.Farewell, while the channel is torn down
         self.waitsets: set[Any] = set()
@@ -129,6 +127,11 @@ class ChannelPlane(ChannelCore):
     def pools(self) -> tuple[Pool, ...]:
         """The pools that are assigned to the channel."""
         return self.assigning.pools()
+
+    @property
+    def finalizing(self) -> bool:
+        """Whether the channel was dropped and a finalizer closes it: no user code runs then (rule 15)."""
+        return self._finalizing
 
     def describe(self) -> str:
         """Name the channel for messages."""
@@ -233,10 +236,7 @@ class ChannelPlane(ChannelCore):
         self.peer = part.peer
         self.same_domain = part.same_domain
         self.open_link(part.sock, part.own, part.peer_box, part.terms.slot_count, part.terms.meta_size)
-        if part.peer.pid > 0 and part.peer.pid != os.getpid():
-            with contextlib.suppress(ProcessLookupError):  # dead already: the socket tells
-                self._pidfd = kernel.Descriptor(os.pidfd_open(part.peer.pid))
-                self.pidfd = self._pidfd.fileno()
+        self.watch_peer(part.peer.pid)
         self.yields = len(os.sched_getaffinity(0)) == 1
         self.domain.set_loose(self)
         if self._poller is not None:
@@ -250,42 +250,6 @@ class ChannelPlane(ChannelCore):
         if self.knock is not None:
             self.knock.finish(ClosedChannelError(f"{self.describe()}: closed while binding"))
             self.knock = None
-
-    # ---- descriptors ----
-
-    def watch_poller(self) -> None:
-        """Have the channel's own descriptor watch the connection."""
-        if self._poller is not None and self.linked:
-            kernel.poller_drop(self._poller.fileno(), self.domain.waiters.epoll)
-            kernel.poller_add(self._poller.fileno(), self.socket_fd())
-            if self._pidfd is not None:
-                kernel.poller_add(self._poller.fileno(), self._pidfd.fileno())
-
-    def unwatch_poller(self) -> None:
-        """The connection goes; the descriptor stays, readable."""
-        if self._poller is not None and self.linked and not self._poller.closed:
-            kernel.poller_drop(self._poller.fileno(), self.socket_fd())
-            if self._pidfd is not None and not self._pidfd.closed:
-                kernel.poller_drop(self._poller.fileno(), self._pidfd.fileno())
-
-    def kick_descriptor(self) -> int:
-        """The eventfd with which other threads of this domain reach a waiting one; private to this process."""
-        if self._kick is None:
-            self._kick = kernel.Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
-            self.kick_fd = self._kick.fileno()
-        return self.kick_fd
-
-    def kick_all(self) -> None:
-        """Have whoever waits on this channel look around."""
-        if self.domain.exiting:
-            return
-        self.set_kicked()
-        if self._kick is not None and not self._kick.closed:
-            self._poke()
-        self.domain.kick()
-
-    def _poke(self) -> None:
-        os.eventfd_write(self.kick_fd, 1)
 
     # ---- control messages ----
 
@@ -337,8 +301,8 @@ class ChannelPlane(ChannelCore):
             self._violation("descriptors were lost on the way")
         try:
             message = self.codec.decode(data)
-            if lost and isinstance(message, AssignMemory):
-                self.assigning.refuse_memory(message, LimitError("no descriptors are left for the memory of a pool"))
+            if lost:
+                self._lost(message)
                 return None
             return self._handle(message, fds)
         except ProtocolViolation as error:
@@ -356,7 +320,7 @@ class ChannelPlane(ChannelCore):
         assigning = self.assigning
         if self.ended is not None:
             return None  # this side closed the channel: what else the peer asks is void
-        if fds and not isinstance(message, AssignMemory):
+        if fds and not isinstance(message, AssignMemory | AssignDone | Leases):
             raise ProtocolViolation(f"{len(fds)} descriptors beside {type(message).__name__}")
         match message:
             case AssignRequest():
@@ -366,7 +330,9 @@ class ChannelPlane(ChannelCore):
             case AssignMemory():
                 return assigning.on_assign_memory(message, fds)
             case AssignDone():
-                assigning.on_assign_done(message)
+                assigning.on_assign_done(message, fds)
+            case Leases():
+                assigning.on_leases(message, fds)
             case RemoveRequest():
                 return assigning.on_remove_request(message)
             case RemoveAnswer():
@@ -382,6 +348,16 @@ class ChannelPlane(ChannelCore):
             case _:
                 raise ProtocolViolation(f"{type(message).__name__} on a connected channel")
         return None
+
+    def _lost(self, message: Message) -> None:
+        """Descriptors that came with a message are lost, since this process can have no more."""
+        error = LimitError("no descriptors are left for what the peer sent")
+        if isinstance(message, AssignMemory):
+            self.assigning.refuse_memory(message, error)
+        elif isinstance(message, AssignDone):
+            self.assigning.give_up(message.request, error)
+        else:
+            self.assigning.no_leases(error)
 
     def _violation(self, rule: str) -> NoReturn:
         raise ending.violation(self, rule)
@@ -403,35 +379,11 @@ class ChannelPlane(ChannelCore):
             raise BrokenChannelError(f"{act} on {self!r}: the peer is gone")
         raise ChannelStateError(f"{act} on {self!r}: not in state {self.state.name}")
 
-    def _await_server(self) -> None:
-        self.domain.await_server()
-        if self.busy == 2:  # a thread serves this channel alone
-            kernel.wait_readable([self.kick_descriptor()], 0.001)
-
-    def _rouse(self) -> None:
-        self.domain.kick()
-
     def _serve_domain(self) -> None:
         self.domain.serve()
 
     def _serve_set_up(self) -> None:
         self.domain.serve()
-
-    def _before_block(self) -> int:
-        self.kick_descriptor()
-        if self.linked:
-            if self.bed < 0:
-                self._bed = kernel.make_poller()
-                self.make_bed(self._bed.fileno(), -1 if self._pidfd is None else self._pidfd.fileno())
-            if not self.loose:
-                self.domain.set_loose(self)
-        waiters = self.domain.waiters
-        return int(len(waiters.loose) > self.loose and self.domain.adopt_loose(self))
-
-    def _clear_kick(self) -> None:
-        if self._kick is not None:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self.kick_fd)
 
     def on_readable(self) -> None:
         """Something came while nobody waits on this channel: serve it."""

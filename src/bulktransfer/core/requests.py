@@ -20,7 +20,7 @@ from ..errors import (
 )
 from ..messages import Withdraw
 from ..states import Role
-from . import guard, twin
+from . import guard
 from .deferral import Answer
 
 
@@ -35,6 +35,8 @@ class Request:
         self.assignment = assignment
         self.done = done
         self.finished = False
+        self.memory_sent = False
+        self.accepted = False  # the peer said that the pool is mapped
         self.error: BulkError | OSError | None = None
         self.abandoned = False  # nobody waits for it any more
         self.follows: Assignment | None = None  # the peer's crossing request, whose outcome this one shares
@@ -47,6 +49,7 @@ class RequestBook:
         self._channel = weakref.ref(channel)  # a channel that is dropped goes at once
         self.requests: dict[int, Request] = {}
         self.next_request = 1
+        self.withdrawn: dict[int, Request] = {}  # after the memory went out: the peer may be sending from the pool
         self.incoming: dict[int, Assignment] = {}  # accepted or pending requests of the peer, by number
         self.removed: set[int] = set()
         self.asked: set[int] = set()  # requests of the peer that a callback was asked about
@@ -60,8 +63,8 @@ class RequestBook:
     # ---- looking ----
 
     def find(self, pool: Pool) -> Assignment | None:
-        """The pool's assignment on this channel, whatever its standing."""
-        return next((a for a in self.channel.table if a is not None and a.pool is pool), None)
+        """The pool's assignment on this channel, whatever its standing; not one that was withdrawn."""
+        return next((a for a in self.channel.table if a is not None and a.pool is pool and not a.retired), None)
 
     def pools(self) -> tuple[Pool, ...]:
         """The pools whose buffers may travel."""
@@ -95,7 +98,8 @@ class RequestBook:
         request.finished = True
         request.error = error
         self.channel.kick_all()
-        if error is not None and request.operation == "assign" and request.follows is None:
+        kept = request.follows is not None or request.number in self.withdrawn
+        if error is not None and request.operation == "assign" and not kept:
             self.forget(request.assignment)
         if request.done is not None:
             outcome = Outcome(request.operation, self.channel, error, None, request.assignment.pool)
@@ -117,7 +121,6 @@ class RequestBook:
     def reserve(self, pool: Pool) -> None:
         """The pool belongs to this channel's trust level from now on. Raises: ConstraintError, OSError (trust HALF)."""
         guard.follow(pool, self.channel.trust)
-        pool.set_shared(twin.shares_memory(self.channel.trust))
         pool.channels.add(self.channel.number)
         pool.trust = self.channel.trust
 
@@ -135,12 +138,31 @@ class RequestBook:
             assignment.lease.close()
         if self.find(pool) is None:
             pool.channels.discard(channel.number)
-        for lease in assignment.leases:
-            lease.close()
-        pool.leases = [lease for lease in pool.leases if not lease.closed]
         if not pool.channels and not pool.ended:
             pool.trust = pool.given_trust if pool.home else pool.trust
         channel.domain.pool_quiet(pool)
+
+    def bury(self, request: Request) -> None:
+        """An assignment is withdrawn whose memory went out, so that the peer may be sending from the pool already.
+
+        What arrives is refused until the peer has said that it is off there, too: the assignment stays, retired.
+        """
+        request.assignment.retire()
+        self.withdrawn[request.number] = request
+
+    def retire_incoming(self, number: int, error: BulkError) -> None:
+        """The peer withdrew what is on the channel already: nothing is sent any more, what was sent will be refused."""
+        assignment = self.incoming[number]
+        assignment.retire()
+        for request in [r for r in self.requests.values() if r.operation == "remove" and r.assignment is assignment]:
+            self.finish(request, None)
+        self.end_followers(assignment, error)
+
+    def end_followers(self, assignment: Assignment, error: BulkError) -> None:
+        """Own requests that crossed one of the peer share its outcome."""
+        for request in [r for r in self.requests.values() if r.follows is assignment]:
+            self.finish(request, error)
+            self.channel.say_if_possible(Withdraw(request.number))  # the peer may have accepted that one meanwhile
 
     def drop_incoming(self, number: int, error: BulkError) -> None:
         """An accepted assignment of the peer is off, and with it an own request that crossed it."""
@@ -150,15 +172,14 @@ class RequestBook:
         self.forget(assignment)
         if answer is not None:
             answer.lapse(error)
-        for request in [r for r in self.requests.values() if r.follows is assignment]:
-            self.finish(request, error)
-            self.channel.say_if_possible(Withdraw(request.number))  # the peer may have accepted that one meanwhile
+        self.end_followers(assignment, error)
 
     def end(self, error: BulkError | ChannelStateError) -> None:
         """The channel ended: nobody will answer."""
         for answer in list(self.deferred.values()):
             answer.lapse(error)
         self.deferred.clear()
+        self.withdrawn.clear()
         for request in list(self.requests.values()):
             self.requests.pop(request.number, None)
             request.finished = True

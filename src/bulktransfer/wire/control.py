@@ -23,6 +23,7 @@ from ..messages import (
     AssignRequest,
     Confirm,
     Hello,
+    Leases,
     Message,
     Refusal,
     RemoveAnswer,
@@ -262,6 +263,7 @@ _LAYOUT: Final[dict[type[Any], _Layout]] = {
     Withdraw: _Layout(11, {"request": _REQUEST}),
     Teardown: _Layout(12, {"reason": _TEXT, "final": _Bool()}),
     TeardownAnswer: _Layout(13, {}),
+    Leases: _Layout(14, {"slot": _SLOT}),
 }
 _CLASS_OF: Final[dict[int, type[Any]]] = {layout.number: cls for cls, layout in _LAYOUT.items()}
 
