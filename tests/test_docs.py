@@ -1,6 +1,7 @@
 """What the documentation shows works: each ```python block of a page runs as a script of its own.
 
-A block that starts with ```python no-run is only read. Examples in docstrings run too.
+A block that starts with ```python no-run is only read; ```python needs NAME runs where the package NAME is installed.
+Examples in docstrings run too.
 """
 
 from __future__ import annotations
@@ -39,18 +40,23 @@ def pages() -> list[Path]:
 
 
 BLOCKS = [block for page in pages() for block in blocks_of(str(page.relative_to(TOP)), page.read_text())]
-SCRIPTS = [block for block in BLOCKS if block.info == "python"]
+NEEDS = re.compile(r"python needs (\w+)")
+SCRIPTS = [block for block in BLOCKS if block.info == "python" or NEEDS.fullmatch(block.info)]
 
 
 @pytest.mark.parametrize("block", SCRIPTS, ids=lambda block: f"{block.page}:{block.line}")
 def test_a_block_of_a_page_runs(spawn, block: Block) -> None:
+    needed = NEEDS.fullmatch(block.info)
+    if needed:
+        pytest.importorskip(needed[1])
     # Blank lines in front: a traceback then names the line of the page.
     spawn("\n" * (block.line - 1) + block.text, verbatim=True).join()
 
 
 def test_every_python_block_runs_or_says_that_it_does_not() -> None:
     named = [block for block in BLOCKS if block.info.startswith(("py", "Py"))]
-    assert [f"{b.page}:{b.line}: {b.info}" for b in named if b.info not in {"python", "python no-run"}] == []
+    odd = [b for b in named if b.info not in {"python", "python no-run"} and not NEEDS.fullmatch(b.info)]
+    assert [f"{b.page}:{b.line}: {b.info}" for b in odd] == []
 
 
 def modules_with_examples() -> list[str]:

@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": {"core", "_native", "wire", "abc", "errors", "states", "messages"},
     "objects": {"core", "backends", PUBLIC},
     "aio": {PUBLIC},
+    "arrow": {PUBLIC},
     "names": {PUBLIC},
     "flow": {PUBLIC},
     "block": {PUBLIC},
@@ -46,6 +47,7 @@ FREE = "__init__"  # the public names come from everywhere
 OUTSIDE: dict[str, set[str]] = {
     "_native": {"libc", "posix", "cpython", "cython", "numpy"},  # numpy on demand, see the last test
     "bench": {"libc", "posix", "cpython", "cython", "numpy", "iceoryx2"},  # what it compares with, where installed
+    "arrow": {"pyarrow"},
     "cli": {"numpy"},
     "flow": {"numpy"},
     "testing": {"hypothesis", "pytest"},
@@ -186,7 +188,7 @@ def tree(tmp_path: Path) -> Path:
     """A package with the real rooms, all empty."""
     root = tmp_path / "bulktransfer"
     for room in MAY_IMPORT:
-        if room in {"errors", "states", "messages", "abc", "__main__"}:
+        if room in {"errors", "states", "messages", "abc", "arrow", "__main__"}:
             root.mkdir(exist_ok=True)
             (root / f"{room}.py").touch()
         else:

@@ -10,11 +10,13 @@ from cpython.buffer cimport PyBUF_SIMPLE
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.string cimport memmove
 
+import math as _math
 import operator as _operator
 import sys as _sys
 import traceback as _traceback
 
 from bulktransfer import errors, states
+from bulktransfer._native import dlpack as _dlpack
 from bulktransfer._native.ledger cimport (
     BT_A_DROP, BT_ALREADY_COPIED, BT_COPIES_OUT, BT_FREE, BT_GIVE_BACK, BT_GOING_BACK, BT_INVALID, BT_NOT_A_COPY,
     BT_NOT_ALLOCATED, BT_NOT_OWNED, BT_NOT_PRESENT, BT_READ_ONLY, BT_READ_ONLY_OWNED, BT_READ_WRITE, BT_SAME_DOMAIN,
@@ -305,6 +307,32 @@ cdef class Buffer:
         if dtype is not None and dtype != array.dtype:
             return array.astype(dtype)
         return array.copy() if copy else array
+
+    def array(self, dtype="u1", shape=None):
+        """A NumPy array of its first bytes: a view like any other, read-only where the state is.
+
+        shape: an int or a tuple; left out, one dimension of as many whole items as the length holds.
+        Raises: ValueError (longer than the length, negative, objects), InvalidBufferError, NotAllocatedError,
+        ImportError (no NumPy).
+        """
+        import numpy
+        kind = numpy.dtype(dtype)
+        if kind.hasobject or kind.itemsize == 0:
+            raise ValueError(f"an array of {kind} of {self.called()}: its items are no plain bytes")
+        self.check_readable("an array")
+        if shape is None:
+            shape = self.slot().length // kind.itemsize
+        sides = tuple([_operator.index(n) for n in (shape if isinstance(shape, (tuple, list)) else (shape,))])
+        items = _math.prod(sides)
+        if min(sides, default=0) < 0 or items * kind.itemsize > self.slot().length:
+            raise ValueError(f"an array of {sides} {kind} of {self.called()}: its length is {self.slot().length} bytes")
+        return numpy.frombuffer(self, kind, items).reshape(sides) if items else numpy.empty(sides, kind)
+
+    def __dlpack__(self, *, stream=None, max_version=None, dl_device=None, copy=None):
+        return _dlpack.export_bytes(self, stream, max_version, dl_device, copy)
+
+    def __dlpack_device__(self):
+        return _dlpack.CPU
 
     def __len__(self):
         return self.slot().length
