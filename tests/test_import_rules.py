@@ -48,6 +48,7 @@ OUTSIDE: dict[str, set[str]] = {
     "_native": {"libc", "posix", "cpython", "cython", "numpy"},  # numpy on demand, see the last test
     "bench": {"libc", "posix", "cpython", "cython", "numpy", "iceoryx2"},  # what it compares with, where installed
     "arrow": {"pyarrow"},
+    "objects": {"libc", "cpython", "torch"},  # torch on demand: how its tensors travel
     "cli": {"numpy"},
     "flow": {"numpy"},
     "testing": {"hypothesis", "pytest"},

@@ -51,6 +51,8 @@ from .errors import (
     TrustMismatchError,
     WouldBlock,
 )
+from .objects.connection import Pipe
+from .objects.queue import JoinableQueue, Queue, SimpleQueue
 from .states import BufferState, ChannelState, Direction, EventKind, Role, Trust
 
 __version__ = "0.1.0"
@@ -77,6 +79,11 @@ __all__ = [
     "Callbacks",
     "Answer",
     "WaitSet",
+    # objects
+    "Pipe",
+    "Queue",
+    "JoinableQueue",
+    "SimpleQueue",
     # where, and within what bounds
     "Domain",
     "current_domain",

@@ -109,6 +109,11 @@ def adopt_pool(source: kernel.Descriptor, size: int, name: str) -> kernel.Mappin
     return mapping
 
 
+def keep(fd: int) -> kernel.Descriptor:
+    """A descriptor that is closed when it is dropped, and first of all in a forked child. Raises: MemoryError."""
+    return kernel.Descriptor(fd)
+
+
 def identity(source: kernel.Descriptor) -> tuple[int, int]:
     """Which file a descriptor is of."""
     st = os.fstat(source.fileno())
