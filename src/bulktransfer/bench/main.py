@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import bulktransfer as bulk
 
-from . import echo, floor, memory, peers, rtt, throughput
+from . import costs, echo, floor, memory, peers, rtt, throughput
 from .machine import CannotMeasure
 from .report import Report
 from .shared import WrongSum
@@ -35,6 +35,7 @@ BENCHMARKS: dict[str, tuple[Benchmark, str]] = {
     "echo": (echo, "nothing: echo for others, who say `bulk bench rtt A B`"),
     "floor": (floor, "what the machine can do at best, in C"),
     "memory": (memory, "whether anything grows over ten million transfers"),
+    "costs": (costs, "the instructions, system calls and page faults of a transfer"),
     "peers": (peers, "the same hand-over by other libraries"),
 }
 
