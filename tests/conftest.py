@@ -49,9 +49,11 @@ def pytest_configure(config: pytest.Config) -> None:
     _watch(config, 2 * WATCHDOG_S)  # for the collection
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the run was started in the background
     try:
+        from bulktransfer import current_domain
         from bulktransfer.errors import SecurityWarning
     except ImportError:
         return  # the package is not built; the tests that need it say so better
+    current_domain()  # it lives as long as the process, and so do its descriptors: no test leaves them behind
     # Most tests run isolated channels between unhardened processes of one user, and know it.
     config.addinivalue_line("filterwarnings", f"ignore::{SecurityWarning.__module__}.{SecurityWarning.__qualname__}")
 

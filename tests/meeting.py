@@ -20,8 +20,6 @@ from worlds import PATIENCE_S, World, take, together
 
 SCHEMES = ("local", "shm")
 
-bulk.current_domain()  # it lives as long as the process, and so do its descriptors
-
 
 @pytest.fixture(params=SCHEMES)
 def scheme(request):

@@ -23,8 +23,6 @@ from bulktransfer.cli import crew, demo, main, misdeeds, outcome, progress, rout
 from crew_tasks import die, fail, hang
 from spawning import Child
 
-bulk.current_domain()  # it lives as long as the process, and so do its descriptors
-
 ODD = 3 * (1 << 20) + 17
 
 

@@ -16,8 +16,6 @@ from bulktransfer import ChannelState, Direction, EventKind, Role, Trust
 from meeting import Background, child_main, receive_on
 from worlds import PATIENCE_S, take
 
-bulk.current_domain()
-
 
 def pair(**options):
     return bulk.pair(**{"direction": Direction.TX, "trust": Trust.FULL, **options})
