@@ -10,7 +10,7 @@ import pytest
 from bulktransfer import Trust
 from bulktransfer.bench import costs
 
-# What CPython 3.11 took when this was written (1,060; 1,505; 1,139), and 8 % more: beyond that somebody should look why.
+# What CPython 3.11 took when this was written (1,060; 1,505; 1,139), and 8 % more: beyond, look why.
 # Later interpreters take less; they are not looked at closer.
 LIMITS = {"one by one": 1_145, "round trips": 1_625, "batches": 1_230}
 

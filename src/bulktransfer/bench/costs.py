@@ -2,8 +2,8 @@
 
 Knows: how to have a program counted (callgrind, strace). Must not know: what the loops of selfsend.py do.
 
-A count is the difference between a long and a short run, so that starting and ending fall out. It does not depend on the
-clock or on who else uses the machine: what a test can hold.
+A count is the difference between a long and a short run, so that start and end fall out. It depends neither on the
+clock nor on who else uses the machine: what a test can hold.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def run(args: argparse.Namespace) -> Report:
         rows.append((loop, *found.values()))
     title = f"A move or pass with its receive at trust {args.trust.name} over {args.backend}:, one process to itself"
     report.add_table(title, ["loop", "instructions", "system calls", "page faults"], rows)
-    report.add_remark("instructions: the interpreter, the loop and the library, by callgrind; -: the tool is not installed")
+    report.add_remark(
+        "instructions: the interpreter, the loop and the library, by callgrind; -: the tool is not installed"
+    )
     report.finish()
     return report
 
