@@ -18,6 +18,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SAYS: dict[str, list[str]] = {
     "callbacks": [r"readings: {'left': 30, 'right': 20}"],
     "camera": [*(rf"frame {n} has a mean of {n}0?\.0" for n in range(10)), "the camera is off"],
+    "camera_streams": ["quick: the last picture was 49", "slow: the last picture was 49", r"camera: sent \d+"],
     "child_process": [
         *(line for line in ["child: may write: False", "parent: the child reads it"] * 2),
         *(
@@ -42,7 +43,7 @@ SAYS: dict[str, list[str]] = {
     ],
     "worker_pool": ["the sum is 204472320 and right"],
 }
-NEEDS_NUMPY = {"camera"}
+NEEDS_NUMPY = {"camera", "camera_streams"}
 
 
 def test_every_example_is_run_here() -> None:

@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "names": {PUBLIC},
     "flow": {PUBLIC},
     "block": {PUBLIC},
+    "streams": {PUBLIC},
     "bench": {PUBLIC},
     "cli": {PUBLIC, "bench", "block"},  # a user of what they offer
     "testing": {"spec", "abc", "errors", PUBLIC},
@@ -51,6 +52,7 @@ OUTSIDE: dict[str, set[str]] = {
     "objects": {"libc", "cpython", "torch"},  # torch on demand: how its tensors travel
     "cli": {"numpy"},
     "flow": {"numpy"},
+    "streams": {"numpy"},
     "testing": {"hypothesis", "pytest"},
 }
 SEALED = {"errors", "states", "spec"}  # the standard library and nothing else, whatever the lists above come to say

@@ -54,6 +54,7 @@ from .errors import (
 from .objects.connection import Pipe
 from .objects.queue import JoinableQueue, Queue, SimpleQueue
 from .states import BufferState, ChannelState, Direction, EventKind, Role, Trust
+from .streams import Reader, Writer, reader, writer
 
 __version__ = "0.1.0"
 
@@ -84,6 +85,11 @@ __all__ = [
     "Queue",
     "JoinableQueue",
     "SimpleQueue",
+    # streams of arrays
+    "writer",
+    "reader",
+    "Writer",
+    "Reader",
     # where, and within what bounds
     "Domain",
     "current_domain",
