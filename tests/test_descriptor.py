@@ -193,3 +193,74 @@ def test_what_was_served_without_an_event_leaves_the_descriptor_armed(world):
     assert not readable(tx)
     rx.pass_(second)
     assert readable(tx, PATIENCE_S)
+
+
+def test_before_binding_the_descriptor_is_silent_about_other_channels(world):
+    tx, rx, alloc = line(world)
+    creator = create(world, rx.domain)
+    outcomes = []
+    binder = bulk.bind(f"{world.scheme}:nobody-{id(world)}", done=outcomes.append, domain=rx.domain, timeout=None)
+    world.made.append(binder)
+    with bulk.listen(f"{world.scheme}:", [bulk.ChannelSpec(direction=creator.direction, trust=creator.trust)]) as other:
+        waiting = (creator, binder, other)
+        for thing in waiting:
+            assert thing.fileno() >= 0
+        for end in (creator, binder):
+            assert nothing_comes(end)
+        rx.domain.adopt_loose(None)  # as a thread of the domain that sleeps
+        assert rx.watch()
+        tx.move(alloc.alloc())
+        assert readable(rx.domain.waiters.epoll, PATIENCE_S)
+        assert not any(readable(thing) for thing in waiting)
+
+
+def test_the_descriptor_of_a_bound_channel_is_silent_about_further_binders(world):
+    creator = create(world)
+    number = creator.fileno()
+    meeting.bound(world, creator)
+    assert nothing_left(creator)
+    outcomes = []
+    world.made.append(bulk.bind(creator.address, done=outcomes.append, domain=bulk.Domain()))
+    assert not readable(number)
+    creator.domain.serve()
+    assert nothing_left(creator)
+    assert not readable(number)
+
+
+@pytest.mark.parametrize("operation", ["assign", "remove", "destroy"])
+@pytest.mark.parametrize("first", ["descriptor", "request"])
+def test_the_descriptor_is_readable_at_the_deadline_of_a_request(world, operation, first):
+    tx, rx, alloc = line(world)
+    outcomes = []
+    options = {"done": outcomes.append, "timeout": 0.05}
+    if first == "descriptor":
+        tx.fileno()
+        assert nothing_comes(tx)
+    if operation == "assign":
+        tx.assign_pool(world.allocator(tx.domain).pool, **options)
+    elif operation == "remove":
+        tx.remove_pool(alloc.pool, **options)
+    else:
+        tx.destroy(**options)
+    number = tx.fileno()
+    while not outcomes:
+        assert readable(number, PATIENCE_S)
+        with pytest.raises((bulk.WouldBlock, bulk.BrokenChannelError)):
+            tx.receive_nowait()
+    assert isinstance(outcomes[0].error, bulk.BrokenChannelError if operation == "destroy" else TimeoutError)
+    if operation != "destroy":
+        assert nothing_comes(tx)
+        assert not readable(number)
+    assert rx.address
+
+
+def test_the_descriptor_is_readable_at_the_deadline_of_a_bind(world):
+    outcomes = []
+    binder = bulk.bind(f"{world.scheme}:nobody-{id(world)}", done=outcomes.append, domain=bulk.Domain(), timeout=0.05)
+    world.made.append(binder)
+    number = binder.fileno()
+    while not outcomes:
+        assert readable(number, PATIENCE_S)
+        with pytest.raises((bulk.WouldBlock, bulk.ClosedChannelError)):
+            binder.receive_nowait()
+    assert isinstance(outcomes[0].error, bulk.EndpointNotFoundError)

@@ -20,6 +20,7 @@ cdef extern from *:
     #include "ring.h"
     #include <poll.h>
     #include <sys/epoll.h>
+    #include <sys/timerfd.h>
     static bt_registry *bt_the_registry;
     static void bt_before_fork(void) { pthread_mutex_lock(&bt_the_registry->lock); }
     static void bt_after_fork_parent(void) { pthread_mutex_unlock(&bt_the_registry->lock); }
@@ -77,6 +78,15 @@ cdef extern from *:
         int fd
         short events
         short revents
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    cdef struct itimerspec:
+        timespec it_interval
+        timespec it_value
+    int timerfd_create(int clock, int flags) nogil
+    int timerfd_settime(int fd, int flags, const itimerspec* new, itimerspec* old) nogil
+    enum: CLOCK_MONOTONIC, TFD_CLOEXEC, TFD_NONBLOCK, TFD_TIMER_ABSTIME
     int c_poll "poll"(pollfd* fds, unsigned long count, int timeout_ms) nogil
     enum: EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, EPOLLRDHUP, POLLIN, POLLHUP
     int bt_message_send(int sock, const void* data, size_t size, const int* fds, int fd_count) nogil
@@ -293,6 +303,24 @@ def make_poller():
     if fd < 0:
         refuse(errno, "making an epoll descriptor")
     return Descriptor(fd)
+
+
+def make_timer():
+    """A new timer descriptor, not set. Raises: OSError."""
+    cdef int fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)
+    if fd < 0:
+        refuse(errno, "making a timer descriptor")
+    return Descriptor(fd)
+
+
+def set_timer(int timer, uint64_t when_ns):
+    """Have it be readable from `when_ns` of the monotonic clock on, and not before; 0: never."""
+    cdef itimerspec when
+    when.it_interval.tv_sec = when.it_interval.tv_nsec = 0
+    when.it_value.tv_sec = <long> (when_ns // 1000000000)
+    when.it_value.tv_nsec = <long> (when_ns % 1000000000)
+    if timerfd_settime(timer, TFD_TIMER_ABSTIME, &when, NULL) < 0:
+        refuse(errno, "setting a timer")
 
 
 def poller_add(int poller, int fd):

@@ -122,7 +122,7 @@ class Channel(ChannelPlane):
             if timeout is not None:
                 deadline = Deadline(self, request, timeout)
                 request.deadline = deadline  # type: ignore[attr-defined]
-                self.domain.call_after(timeout, deadline.expire)
+                self.beacon.call_after(timeout, deadline.expire)
             return
         try:
             answered = self.wait_for(lambda: request.finished, timeout)
@@ -172,13 +172,10 @@ class Channel(ChannelPlane):
         if self._poller is None:
             if self.ended is not None and not self.queued_events:
                 self._raise_end("fileno")
-            self._poller = kernel.make_poller()
+            self._poller = self.beacon.light()
             self.kick_descriptor()
             kernel.poller_add(self._poller.fileno(), self.kick_fd)
-            if self.linked:
-                self.watch_poller()
-            else:
-                kernel.poller_add(self._poller.fileno(), self.domain.waiters.epoll)
+            self.watch_poller()
             self.descriptor_mode = True
             self.serve()
             if self.queued_events or self.ended is not None or not self.rearm():
@@ -203,7 +200,7 @@ class Channel(ChannelPlane):
         self.farewell = farewell
         if done is not None:
             if timeout is not None:
-                self.domain.call_after(timeout, farewell.expire)
+                self.beacon.call_after(timeout, farewell.expire)
             return
         if not self.wait_for(lambda: self.ended is not None, timeout):
             farewell.expire()
@@ -243,9 +240,9 @@ class Channel(ChannelPlane):
 
     def _release_descriptors(self) -> None:
         if self.busy != 1 or self._finalizing:  # a waiting thread still looks at them
-            for descriptor in (self._poller, self._pidfd):
-                if descriptor is not None:
-                    descriptor.close()
+            self.beacon.close()
+            if self._pidfd is not None:
+                self._pidfd.close()
 
     def __enter__(self) -> Channel:
         return self
@@ -307,12 +304,11 @@ class Deadline:
         request = self.request
         if request.finished:
             return
+        done = request.done
+        assert done is not None
         self.channel.assigning.withdraw(request)
         error = TimeoutError(f"{request.operation} of {request.assignment.pool!r}: no answer within {self.timeout} s")
-        assert request.done is not None
-        self.channel.expect_now(
-            request.done, Outcome(request.operation, self.channel, error, None, request.assignment.pool)
-        )
+        self.channel.expect_now(done, Outcome(request.operation, self.channel, error, None, request.assignment.pool))
 
 
 class Farewell:

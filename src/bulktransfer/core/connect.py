@@ -72,7 +72,7 @@ def create(
     rendezvous = backend.listen(address, backlog=min(64, channel.limits.half_open), allow_users=allow_users)
     channel.address = rendezvous.address
     channel.open_for(direction, trust, role, meta_size)
-    channel.reception = Reception(channel.domain, channel, backend.codec, channel.limits, rendezvous, exclusive=True)
+    channel.reception = Reception(channel.beacon, channel, backend.codec, channel.limits, rendezvous, exclusive=True)
     if waitset is not None:
         waitset.add(channel)
     return channel
@@ -178,7 +178,7 @@ class Binder:
         self.new = new
         self.channel = new()
         self.channels = [self.channel]
-        self.knock = Knock(self.domain, codec, self.channel.limits, trust, role, self.make)
+        self.knock = Knock(self.channel.beacon, codec, self.channel.limits, trust, role, self.make)
         self.knock.on_finish = self.on_finish
 
     def make(self, terms: Sequence[Terms]) -> Sequence[Channel]:
@@ -205,7 +205,7 @@ class Binder:
                 if knock.finished:
                     self.on_finish()
                 elif timeout is not None:
-                    self.domain.call_after(timeout, self.expire)
+                    channel.beacon.call_after(timeout, self.expire)
                 return
             if not channel.wait_for(lambda: knock.finished, timeout):
                 knock.finish(self.too_late(timeout))

@@ -11,6 +11,7 @@ import os
 
 from .._native import kernel
 from .._native.channel import ChannelCore
+from .beacon import Beacon
 from .domain import Domain
 
 
@@ -19,7 +20,9 @@ class Descriptors(ChannelCore):
 
     domain: Domain
 
-    def __init__(self) -> None:
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
+        self.beacon = Beacon(domain)
         self._poller: kernel.Descriptor | None = None
         self._kick: kernel.Descriptor | None = None
         self._pidfd: kernel.Descriptor | None = None
@@ -35,7 +38,6 @@ class Descriptors(ChannelCore):
     def watch_poller(self) -> None:
         """Have the channel's own descriptor watch the connection."""
         if self._poller is not None and self.linked:
-            kernel.poller_drop(self._poller.fileno(), self.domain.waiters.epoll)
             kernel.poller_add(self._poller.fileno(), self.socket_fd())
             if self._pidfd is not None:
                 kernel.poller_add(self._poller.fileno(), self._pidfd.fileno())
@@ -67,6 +69,7 @@ class Descriptors(ChannelCore):
         os.eventfd_write(self.kick_fd, 1)
 
     def _clear_kick(self) -> None:
+        self.beacon.settle()
         if self._kick is not None:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self.kick_fd)

@@ -23,7 +23,7 @@ from ..errors import (
 from ..messages import Confirm, Hello, Refusal, Terms, Welcome
 from ..states import Role, Trust
 from . import memory
-from .domain import Domain
+from .beacon import Beacon
 from .limits import Limits
 from .setup import RETRY_NS, Joined, is_same_domain
 
@@ -33,14 +33,15 @@ class Knock:
 
     def __init__(
         self,
-        domain: Domain,
+        beacon: Beacon,
         codec: Codec,
         limits: Limits,
         trust: Trust,
         role: Role,
         make: Callable[[Sequence[Terms]], Sequence[Any]],
     ) -> None:
-        self.domain = domain
+        self.domain = beacon.domain
+        self.beacon = beacon
         self.codec = codec
         self.limits = limits
         self.trust = trust
@@ -65,7 +66,7 @@ class Knock:
             self._appearance = backend.appearance(address)
             self.attempt()  # it may have been created before the watch was
             if self.sock is None and not self.finished:
-                self.domain.watch(self._appearance.fileno(), self.on_appearance)
+                self.beacon.watch(self._appearance.fileno(), self.on_appearance)
 
     def on_appearance(self) -> None:
         """The address may be there now."""
@@ -84,7 +85,7 @@ class Knock:
             connection = self._backend.connect(self._address, owner=self._user)
         except BlockingIOError:  # the backlog is full; nothing tells when it is not
             self.found = True
-            self.domain.call_at(time.monotonic_ns() + RETRY_NS, self.on_retry)
+            self.beacon.call_at(time.monotonic_ns() + RETRY_NS, self.on_retry)
             return
         if connection is not None:
             self.introduce(connection)
@@ -107,7 +108,7 @@ class Knock:
                 raise
             self.finish(BrokenChannelError(f"bind to {self._address}: the creator went away"))
             return
-        self.domain.watch(sock.fileno(), self.on_readable)
+        self.beacon.watch(sock.fileno(), self.on_readable)
 
     def on_readable(self) -> None:
         """The creator's answer."""
@@ -160,7 +161,7 @@ class Knock:
         if not kernel.send_message(self.sock.fileno(), self.codec.encode(Confirm()), [source for source, _ in own]):
             raise BrokenChannelError(f"bind to {self._address}: the creator does not read")
         same = is_same_domain(self.domain, welcome.domain_id, self.peer)
-        self.domain.unwatch(self.sock.fileno())
+        self.beacon.unwatch(self.sock.fileno())
         socks = [self.sock, *fds[: count - 1]]
         self.sock = None
         for channel, sock, (_, mapping), box, terms in zip(channels, socks, own, boxes, welcome.terms, strict=True):
@@ -174,11 +175,11 @@ class Knock:
         self.finished = True
         self.error = error
         if self.sock is not None:
-            self.domain.unwatch(self.sock.fileno())
+            self.beacon.unwatch(self.sock.fileno())
             self.sock.close()
             self.sock = None
         if self._appearance is not None:
-            self.domain.unwatch(self._appearance.fileno())
+            self.beacon.unwatch(self._appearance.fileno())
             self._appearance.close()
             self._appearance = None
         if self.on_finish is not None:

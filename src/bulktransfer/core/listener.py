@@ -21,6 +21,7 @@ from ..messages import Hello, Terms
 from ..states import Direction, Role, Trust
 from . import ending
 from .arguments import check_kind, check_meta_size, check_trust
+from .beacon import Beacon
 from .callbacks import Callbacks
 from .channel import Channel
 from .domain import Domain, current_domain
@@ -77,9 +78,10 @@ class Listener:
         self._poller: kernel.Descriptor | None = None
         self._signal: kernel.Descriptor | None = None
         self._reception: Reception | None = None
+        self.beacon = Beacon(self.domain)
         rendezvous = backend.listen(address, backlog=backlog, allow_users=allow_users)
         self.address = rendezvous.address
-        self._reception = Reception(self.domain, self, backend.codec, self.limits, rendezvous, exclusive=False)
+        self._reception = Reception(self.beacon, self, backend.codec, self.limits, rendezvous, exclusive=False)
 
     def greet(self, peer: Peer, hello: Hello) -> Sequence[tuple[Any, Terms]]:
         """New channels for a client. Raises: BulkError (refused)."""
@@ -131,6 +133,7 @@ class Listener:
         self._check_open()
         if not self._ready:
             self.domain.serve()
+            self.beacon.settle()
         if not self._ready and not self.domain.wait_for(lambda: bool(self._ready) or self._reception is None, timeout):
             raise TimeoutError(f"accept at {self.address}: nobody came within {timeout} s")
         if not self._ready:
@@ -150,11 +153,9 @@ class Listener:
         """A descriptor that is readable when accept(timeout=0) may have a client or has work to do."""
         self._check_open()
         if self._poller is None:
-            self._poller = kernel.make_poller()
+            self._poller = self.beacon.light()
             self._signal = kernel.Descriptor(os.eventfd(len(self._ready), os.EFD_NONBLOCK | os.EFD_CLOEXEC))
             kernel.poller_add(self._poller.fileno(), self._signal.fileno())
-            kernel.poller_add(self._poller.fileno(), self.domain.waiters.epoll)
-        self.domain.adopt_loose(None)
         return self._poller.fileno()
 
     def close(self) -> None:
@@ -167,9 +168,9 @@ class Listener:
             for channel in channels:
                 channel.close()
         self._ready.clear()
-        for descriptor in (self._poller, self._signal):
-            if descriptor is not None:
-                descriptor.close()
+        self.beacon.close()
+        if self._signal is not None:
+            self._signal.close()
         self.domain.kick()
 
     def __iter__(self) -> Iterator[tuple[Channel, ...]]:

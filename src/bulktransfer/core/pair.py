@@ -65,7 +65,7 @@ def pair(
     for end in (here, there):  # the kernel then names the process that speaks, not the one that made the pair
         end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     channel.open_for(direction, trust, role, meta_size)
-    channel.reception = Reception(channel.domain, channel, backend.codec, channel.limits, None, exclusive=True)
+    channel.reception = Reception(channel.beacon, channel, backend.codec, channel.limits, None, exclusive=True)
     channel.reception.take(Connection(here.detach(), NOBODY))
     return channel, Endpoint(there.detach())
 

@@ -78,8 +78,7 @@ class ChannelPlane(Descriptors):
     ) -> None:
         if wait not in WAITS:
             raise ValueError(f"wait={wait!r}; it takes one of {', '.join(WAITS)}")
-        super().__init__()
-        self.domain = domain
+        super().__init__(domain)
         self.waiters = domain.waiters
         self.address = address
         self.codec = codec
@@ -239,6 +238,7 @@ class ChannelPlane(Descriptors):
         self.watch_peer(part.peer.pid)
         self.yields = len(os.sched_getaffinity(0)) == 1
         self.domain.set_loose(self)
+        self.beacon.dim()
         if self._poller is not None:
             self.watch_poller()
             self._poke()

@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ..messages import PROTOCOL_VERSION, Confirm, Hello, Message, Refusal, Terms, Welcome
 from . import memory
+from .beacon import Beacon
 from .domain import Domain
 from .limits import Limits
 
@@ -73,7 +74,7 @@ class Candidate:
     def set_deadline(self) -> None:
         """Its time runs from now on."""
         self.deadline_ns = time.monotonic_ns() + int(self.reception.limits.handshake_s * 1e9)
-        self.reception.domain.call_at(self.deadline_ns, self.reception.on_deadline)
+        self.reception.beacon.call_at(self.deadline_ns, self.reception.on_deadline)
 
     def on_readable(self) -> None:
         """Read what it says, as far as it goes."""
@@ -126,7 +127,7 @@ class Reception:
 
     def __init__(
         self,
-        domain: Domain,
+        beacon: Beacon,
         owner: Owner,
         codec: Codec,
         limits: Limits,
@@ -134,7 +135,8 @@ class Reception:
         *,
         exclusive: bool,
     ) -> None:
-        self.domain = domain
+        self.domain = beacon.domain
+        self.beacon = beacon
         self._owner = weakref.ref(owner)
         self.codec = codec
         self.limits = limits
@@ -145,7 +147,7 @@ class Reception:
         self.paused = False
         self.closed = False
         if rendezvous is not None:
-            domain.watch(rendezvous.fileno(), self.on_knock)
+            beacon.watch(rendezvous.fileno(), self.on_knock)
 
     @property
     def owner(self) -> Owner:
@@ -158,7 +160,7 @@ class Reception:
         """Receive one peer on a connected socket."""
         candidate = Candidate(self, connection)
         self.candidates.append(candidate)
-        self.domain.watch(candidate.sock.fileno(), candidate.on_readable)
+        self.beacon.watch(candidate.sock.fileno(), candidate.on_readable)
 
     def on_knock(self) -> None:
         """Somebody knocks."""
@@ -173,15 +175,15 @@ class Reception:
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
                 raise
-            self.domain.call_at(time.monotonic_ns() + RETRY_NS, self.resume)
+            self.beacon.call_at(time.monotonic_ns() + RETRY_NS, self.resume)
         self.paused = True  # full: whoever knocks stays in the backlog
-        self.domain.unwatch(self.rendezvous.fileno())
+        self.beacon.unwatch(self.rendezvous.fileno())
 
     def resume(self) -> None:
         """There is room again."""
         if self.paused and not self.closed and self.rendezvous is not None:
             self.paused = False
-            self.domain.watch(self.rendezvous.fileno(), self.on_knock)
+            self.beacon.watch(self.rendezvous.fileno(), self.on_knock)
 
     def on_deadline(self) -> None:
         """Drop those that take too long (design section 8, rule 6)."""
@@ -205,13 +207,13 @@ class Reception:
             if hello.version != PROTOCOL_VERSION:
                 raise BindRefusedError(f"protocol version {hello.version}; the creator speaks {PROTOCOL_VERSION}")
             self.negotiating = candidate
-            self.domain.unwatch(candidate.sock.fileno())  # not served by others while a callback judges it
+            self.beacon.unwatch(candidate.sock.fileno())  # not served by others while a callback judges it
             candidate.judged = True
             offers = self.owner.greet(candidate.peer, hello)
             candidate.judged = False
             self.welcome(candidate, offers)
             candidate.set_deadline()
-            self.domain.watch(candidate.sock.fileno(), candidate.on_readable)
+            self.beacon.watch(candidate.sock.fileno(), candidate.on_readable)
         except BulkError as error:
             self.refuse(candidate, error, offers)
         except OSError as error:
@@ -259,7 +261,7 @@ class Reception:
         if candidate in self.candidates:
             self.candidates.remove(candidate)
         if not candidate.sock.closed:
-            self.domain.unwatch(candidate.sock.fileno())
+            self.beacon.unwatch(candidate.sock.fileno())
         if self.negotiating is candidate:
             self.negotiating = None
         self.resume()
@@ -307,7 +309,7 @@ class Reception:
         if self.rendezvous is not None:
             with contextlib.suppress(OSError, ValueError):
                 if not self.paused:
-                    self.domain.unwatch(self.rendezvous.fileno())
+                    self.beacon.unwatch(self.rendezvous.fileno())
                 self.rendezvous.close()
 
 
