@@ -63,6 +63,16 @@ static void test_a_sparse_file_is_refused(void) {
     judge_and_close(fd, MEGA, seals, BT_MEMORY_NOT_RESERVED);
 }
 
+static void test_pages_beyond_the_end_do_not_stand_in_for_missing_ones(void) {
+    test(__func__);
+    size_t size = 4 * BT_HUGE;
+    int seals = F_SEAL_SHRINK | F_SEAL_GROW, fd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    CHECK(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
+    CHECK(fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)size, (off_t)size + (off_t)BT_HUGE) == 0);
+    CHECK(fcntl(fd, F_ADD_SEALS, seals) == 0);
+    judge_and_close(fd, size, seals, BT_MEMORY_BEYOND_END);
+}
+
 static void test_what_is_not_anonymous_memory_is_refused(void) {
     test(__func__);
     int pipes[2], socks[2];
@@ -292,6 +302,7 @@ int main(void) {
     test_memory_is_judged_before_it_is_mapped();
     test_every_seal_is_asked_for();
     test_a_sparse_file_is_refused();
+    test_pages_beyond_the_end_do_not_stand_in_for_missing_ones();
     test_what_is_not_anonymous_memory_is_refused();
     test_own_memory_is_sealed_from_the_start();
 #ifndef __SANITIZE_ADDRESS__ /* whose own mappings come and go */

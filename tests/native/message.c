@@ -4,7 +4,20 @@
 #include <sys/wait.h>
 
 #include "check.h"
+
+static int without_memory; /* how many of the next calls find no memory in the kernel */
+static ssize_t scarce_send(int sock, const void *data, size_t size, int flags);
+#include <sys/socket.h>
+#define send scarce_send
 #include "message.h"
+#undef send
+
+static ssize_t scarce_send(int sock, const void *data, size_t size, int flags) {
+    if (without_memory <= 0) return send(sock, data, size, flags);
+    without_memory--;
+    errno = ENOBUFS;
+    return -1;
+}
 
 static int here, there;
 
@@ -230,6 +243,20 @@ static void test_no_call_waits_on_a_blocking_socket(void) {
     close_pair();
 }
 
+static void test_a_bell_is_repeated_where_the_kernel_had_no_memory(void) {
+    test(__func__);
+    bt_message m;
+    open_pair();
+    without_memory = BT_BELL_TRIES - 1;
+    CHECK_EQUAL(bt_ring_bell(here), 0);
+    CHECK_EQUAL(bt_message_receive(there, &m), 1);
+    without_memory = BT_BELL_TRIES;
+    CHECK_EQUAL(bt_ring_bell(here), -1); /* the caller rings again with the next entry */
+    CHECK_EQUAL(bt_message_receive(there, &m), -EAGAIN);
+    CHECK_EQUAL(bt_ring_bell(here), 0);
+    close_pair();
+}
+
 int main(void) {
     test_nothing_there_is_eagain_and_a_closed_peer_is_the_end();
     test_bells_and_messages_keep_their_order();
@@ -241,5 +268,6 @@ int main(void) {
     test_a_full_socket_is_eagain_and_swallows_bells();
     test_the_last_words_of_a_peer_that_left_bells_unread_arrive();
     test_no_call_waits_on_a_blocking_socket();
+    test_a_bell_is_repeated_where_the_kernel_had_no_memory();
     return 0;
 }

@@ -104,6 +104,7 @@ _FAULTS = (
     "lacks a seal that its use needs",
     "is not of the announced size",
     "is sparse: its pages are not reserved",
+    "has pages beyond its end",
 )
 
 cdef bt_registry* the_registry = <bt_registry*> calloc(1, sizeof(bt_registry))

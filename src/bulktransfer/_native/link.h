@@ -103,7 +103,7 @@ static inline void bt_link_release(bt_link *link) {
 static inline void bt_ring_data(bt_link *link) {
     if (bt_bell_due(&link->tx.peer->sleep_data, &link->tx.last_rung_data)) {
         atomic_fetch_add_explicit(&link->rings, 1, memory_order_relaxed); /* no partner: only counted */
-        bt_ring_bell(link->sock);
+        if (bt_ring_bell(link->sock) < 0) link->tx.last_rung_data = 0; /* the next entry rings again */
     }
 }
 
@@ -112,7 +112,7 @@ static inline void bt_link_consumed(bt_link *link) {
     bt_rx_publish(&link->rx);
     if (bt_bell_due(&link->rx.peer->sleep_space, &link->rx.last_rung_space)) {
         atomic_fetch_add_explicit(&link->rings, 1, memory_order_relaxed);
-        bt_ring_bell(link->sock);
+        if (bt_ring_bell(link->sock) < 0) link->rx.last_rung_space = 0;
     }
 }
 

@@ -85,12 +85,14 @@ enum bt_memory_fault {
     BT_MEMORY_NOT_TMPFS,
     BT_MEMORY_WRONG_SEALS,
     BT_MEMORY_WRONG_SIZE,
-    BT_MEMORY_NOT_RESERVED
+    BT_MEMORY_NOT_RESERVED,
+    BT_MEMORY_BEYOND_END
 };
 
 /* Judge a descriptor that a peer sent before it is mapped (design section 8, rule 1): a tmpfs file (nothing else
  * may stall or change size), the seals that its use needs, its size, its pages reserved (reading a sparse file
- * would allocate). Returns bt_memory_fault, or -errno. */
+ * would allocate). Pages beyond the end would stand in for those that are missing, so there may be no more than the
+ * last huge page has. Returns bt_memory_fault, or -errno. */
 static inline int bt_memory_judge(int fd, size_t size, int seals) {
     struct statfs fs;
     struct stat st;
@@ -99,7 +101,9 @@ static inline int bt_memory_judge(int fd, size_t size, int seals) {
     int have = fcntl(fd, F_GET_SEALS);
     if (have < 0 || (have & seals) != seals) return BT_MEMORY_WRONG_SEALS;
     if (st.st_size < 0 || (uint64_t)st.st_size != size) return BT_MEMORY_WRONG_SIZE;
-    if ((uint64_t)st.st_blocks * 512 < size) return BT_MEMORY_NOT_RESERVED;
+    uint64_t reserved = (uint64_t)st.st_blocks * 512;
+    if (reserved < size) return BT_MEMORY_NOT_RESERVED;
+    if (reserved > ((uint64_t)size + BT_HUGE - 1) / BT_HUGE * BT_HUGE) return BT_MEMORY_BEYOND_END;
     return BT_MEMORY_FINE;
 }
 

@@ -7,6 +7,7 @@
 #define BT_MESSAGE_H
 
 #include <errno.h>
+#include <sched.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -16,10 +17,18 @@
 #define BT_MESSAGE_MAX 4096
 #define BT_FDS_MAX 253 /* the kernel's limit for one message */
 
-/* One byte, or nothing if the socket is full: then the peer has bells to hear already. */
-static inline void bt_ring_bell(int sock) {
+#define BT_BELL_TRIES 100
+
+/* One byte, or nothing if the socket is full: then the peer has bells to hear already. 0, or -1 if the kernel had no
+ * memory for it, so that the peer heard nothing. */
+static inline int bt_ring_bell(int sock) {
     char bell = 1;
-    (void)!send(sock, &bell, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    for (int tries = 0; tries < BT_BELL_TRIES; tries++) {
+        if (send(sock, &bell, 1, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) return 0;
+        if (errno != ENOBUFS && errno != ENOMEM && errno != EINTR) return 0; /* full, or nobody is there */
+        sched_yield();
+    }
+    return -1;
 }
 
 /* 0, or -errno (EAGAIN: the socket is full). */
