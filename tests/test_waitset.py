@@ -330,3 +330,104 @@ def test_two_sets_in_two_threads_lose_nothing(world):
     for task in [Background(lambda i=i, f=f: f(i)) for i in range(2) for f in (serve_one, ask)]:
         task.result()
     assert counts == [rounds, rounds]
+
+
+# -- what a set keeps ------------------------------------------------------------------------------------------------
+
+
+def test_a_set_keeps_its_channels_alive_until_they_end(world, ws):
+    seen = []
+    tx, rx, alloc = line(world, bulk.Callbacks(move_received=lambda event: seen.append(event.meta)))
+    ws.add(rx)
+    world.made.remove(rx)
+    del rx
+    gc.collect()
+    assert len(ws) == 1
+    tx.move(alloc.alloc(), b"kept")
+    assert ws.dispatch() == 1
+    assert seen == [b"kept"]
+    tx.close()
+    assert ws.dispatch_nowait() == 0
+    gc.collect()
+    assert ws.dispatch_nowait() == 0
+    assert len(ws) == 0
+
+
+def listening(world):
+    spec = bulk.ChannelSpec(direction=bulk.Direction.RX, trust=bulk.Trust.FULL)
+    listener = bulk.listen(f"{world.scheme}:", [spec, spec], domain=bulk.Domain())
+    world.made.append(listener)
+    return listener
+
+
+def client(world, listener):
+    """Connects in a thread of its own."""
+
+    def connect():
+        channels = bulk.connect(listener.address, domain=bulk.Domain())
+        world.made.extend(channels)
+        return channels
+
+    return Background(connect)
+
+
+def test_a_set_takes_listeners_and_calls_back_with_the_channels_of_each_client(world, ws):
+    listener = listening(world)
+    came = []
+    ws.add(listener, accepted=came.append)
+    assert len(ws) == 1
+    assert ws.dispatch_nowait() == 0
+    clients = [client(world, listener) for _ in range(3)]
+    while len(came) < 3:
+        assert ws.dispatch(PATIENCE_S) >= 1
+    for one in clients:
+        assert len(one.result()) == 2
+    for channels in came:
+        world.made.extend(channels)
+        assert [channel.direction for channel in channels] == [bulk.Direction.RX] * 2
+    with pytest.raises(TimeoutError):
+        ws.dispatch(0.001)
+    assert not readable(ws)
+
+
+def test_wait_names_a_listener_with_a_client_and_dispatch_passes_it_over(world, ws):
+    listener = listening(world)
+    tx, rx, alloc = line(world, bulk.Callbacks(move_received=lambda _: None))
+    ws.add(listener)
+    ws.add(rx)
+    one = client(world, listener)
+    assert ws.wait(PATIENCE_S) == [listener]
+    assert ws.wait() == [listener]
+    with pytest.raises(TimeoutError):
+        ws.dispatch(0.001)
+    assert not readable(ws)
+    tx.move(alloc.alloc())
+    assert ws.dispatch(PATIENCE_S) == 1
+    world.made.extend(listener.accept(0))
+    one.result()
+    two = client(world, listener)
+    assert ws.wait(PATIENCE_S) == [listener]
+    world.made.extend(listener.accept(0))
+    two.result()
+
+
+def test_a_listener_is_added_once_and_leaves_when_it_is_removed_or_closed(world, ws):
+    listener, other = listening(world), listening(world)
+    _, rx, _ = line(world)
+    ws.add(listener)
+    ws.add(other)
+    with pytest.raises(ValueError, match="already"):
+        ws.add(listener)
+    with pytest.raises(TypeError, match="listeners"):
+        ws.add(rx, accepted=print)
+    with pytest.raises(TypeError, match="called"):
+        ws.add(listening(world), accepted=1)
+    ws.remove(listener)
+    with pytest.raises(ValueError, match="not in"):
+        ws.remove(listener)
+    assert len(ws) == 1
+    other.close()
+    assert len(ws) == 0
+    assert ws.dispatch_nowait() == 0
+    with pytest.raises(bulk.ClosedChannelError):
+        ws.add(other)

@@ -88,6 +88,8 @@ def finish(channel: Any, cls: EndError, message: str, *, graceful: bool = False)
         channel.farewell.ended(None if graceful or cls is EndOfChannelError else error)
     for assignment in [a for a in channel.table if a is not None]:
         channel.domain.pool_quiet(assignment.pool)
+    for waitset in tuple(channel.waitsets):
+        waitset.ended(channel)
     channel.kick_all()
     return error
 

@@ -144,6 +144,16 @@ class Listener:
                 os.eventfd_read(self._signal.fileno())
         return channels
 
+    @property
+    def clients(self) -> int:
+        """How many clients wait to be accepted."""
+        return len(self._ready)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody is accepted any more."""
+        return self._reception is None
+
     def _check_open(self) -> None:
         self.domain.check_fork()
         if self._reception is None:

@@ -1,6 +1,6 @@
-"""Many channels, one place to wait (I-6.2.2, per-channel wait sets of the report).
+"""Many channels and listeners, one place to wait (I-6.2.2, per-channel wait sets of the report).
 
-Knows: the channels' descriptors. Must not know: what arrives.
+Knows: their descriptors. Must not know: what arrives.
 """
 
 from __future__ import annotations
@@ -8,51 +8,96 @@ from __future__ import annotations
 import contextlib
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .._native import kernel
-from .._native.waiting import in_callback
+from .._native.waiting import call_back, in_callback
 from ..errors import BulkError, WouldBlock
 from .channel import Channel
+from .listener import Listener
 
 RECHECK_S = 0.05  # while other threads have channels that this one could serve
 FAIR_SHARE = 64  # events of one channel before the next has its turn
 
 
 class WaitSet:
-    """A set of channels to wait on together; dispatch runs their callbacks. Raises: OSError (no descriptors left)."""
+    """A set of channels and listeners to wait on together; dispatch runs their callbacks.
+
+    It keeps what is in it alive, a channel until that ends, a listener until it is closed.
+    Raises: OSError (no descriptors left).
+    """
 
     def __init__(self) -> None:
         self._poller = kernel.make_poller()
         self._channels: dict[int, weakref.ref[Channel]] = {}
+        self._kept: set[Channel] = set()  # those that have not ended
         self._ended: set[int] = set()
+        self._listeners: dict[int, tuple[Listener, Callable[[tuple[Channel, ...]], object] | None]] = {}
+        self._full: set[int] = set()  # listeners with clients that wait for accept, and whom a dispatch passes over
         self.waiting = 0
 
-    def add(self, channel: Channel) -> None:
-        """Take a channel in; it stays its user's to close.
+    def add(
+        self, channel: Channel | Listener, *, accepted: Callable[[tuple[Channel, ...]], object] | None = None
+    ) -> None:
+        """Take a channel or a listener in; it stays its user's to close.
 
-        Raises: TypeError, ValueError (it is in already), the channel's end.
+        accepted: of a listener, called by dispatch with the channels of each client; without it they wait for accept.
+        Raises: TypeError, ValueError (it is in already), the channel's or listener's end.
         """
         self._check_open()
+        if isinstance(channel, Listener):
+            self._add_listener(channel, accepted)
+            return
         if not isinstance(channel, Channel):
-            raise TypeError(f"a wait set takes channels, not {type(channel).__name__}")
+            raise TypeError(f"a wait set takes channels and listeners, not {type(channel).__name__}")
+        if accepted is not None:
+            raise TypeError("accepted= is for listeners")
         if any(reference() is channel for reference in self._channels.values()):
             raise ValueError(f"{channel!r} is in the wait set already")
         fd = channel.fileno()
         kernel.poller_add(self._poller.fileno(), fd)
         self._ended.discard(fd)  # of a channel that had the number before
         self._channels[fd] = weakref.ref(channel)
+        self._kept.add(channel)
         channel.waitsets.add(self)
 
-    def remove(self, channel: Channel) -> None:
-        """Let a channel go. Raises: ValueError (it is not in the set)."""
+    def _add_listener(self, listener: Listener, accepted: Callable[[tuple[Channel, ...]], object] | None) -> None:
+        if accepted is not None and not callable(accepted):
+            raise TypeError(f"accepted={accepted!r} cannot be called")
+        self._forget_closed()
+        if any(known is listener for known, _ in self._listeners.values()):
+            raise ValueError(f"{listener!r} is in the wait set already")
+        fd = listener.fileno()
+        kernel.poller_add(self._poller.fileno(), fd)
+        self._listeners[fd] = (listener, accepted)
+
+    def _forget_closed(self) -> None:
+        """A listener that was closed leaves; one whose clients were accepted is heard again."""
+        for fd, (listener, _) in list(self._listeners.items()):
+            if listener.closed:
+                del self._listeners[fd]
+                self._full.discard(fd)
+            elif fd in self._full and not listener.clients:
+                self._full.discard(fd)
+                kernel.poller_add(self._poller.fileno(), fd)
+
+    def remove(self, channel: Channel | Listener) -> None:
+        """Let a channel or listener go. Raises: ValueError (it is not in the set)."""
         self._check_open()
+        self._forget_closed()
+        for fd, (listener, _) in self._listeners.items():
+            if listener is channel:
+                kernel.poller_drop(self._poller.fileno(), fd)
+                del self._listeners[fd]
+                self._full.discard(fd)
+                return
         for fd, reference in self._channels.items():
             if reference() is channel:
                 kernel.poller_drop(self._poller.fileno(), fd)
                 del self._channels[fd]
                 self._ended.discard(fd)
+                self._kept.discard(channel)
                 channel.waitsets.discard(self)
                 return
         raise ValueError(f"{channel!r} is not in the wait set")
@@ -75,14 +120,19 @@ class WaitSet:
         """Run the callbacks of what is there; 0 if there is nothing. Raises: what a callback raises."""
         return self._round()
 
-    def wait(self, timeout: float | None = None) -> list[Channel]:
-        """Wait until channels have something to receive (an end counts); those channels.
+    def ended(self, channel: Channel) -> None:
+        """A channel ended: it is in the set as long as its user keeps it."""
+        self._kept.discard(channel)
+
+    def wait(self, timeout: float | None = None) -> list[Any]:
+        """Wait until channels have something to receive (an end counts), or listeners a client to accept; those.
 
         Raises: TimeoutError, WouldBlock (inside a callback).
         """
         end = None if timeout is None else time.monotonic() + max(0.0, timeout)
         while True:
-            found = [channel for channel in self._ready(also_waiting=True) if self._has_news(channel)]
+            found: list[Any] = [c for c in self._ready(also_waiting=True) if self._has_news(c)]
+            found += [listener for listener, _ in self._served_listeners() if listener.clients]
             if found:
                 return found
             if not self._wait(end):
@@ -97,6 +147,29 @@ class WaitSet:
             count += ran
             if ran < FAIR_SHARE:
                 self._rest(channel)
+        for listener, accepted in self._served_listeners():
+            count += self._admit(listener, accepted)
+        return count
+
+    def _served_listeners(self) -> list[tuple[Listener, Callable[[tuple[Channel, ...]], object] | None]]:
+        """The listeners, with what their clients asked for served."""
+        self._forget_closed()
+        for domain in {listener.domain for listener, _ in self._listeners.values()}:
+            domain.serve()
+        for listener, _ in self._listeners.values():
+            listener.beacon.settle()
+        return list(self._listeners.values())
+
+    def _admit(self, listener: Listener, accepted: Callable[[tuple[Channel, ...]], object] | None) -> int:
+        """Call back for the clients of a listener; how often."""
+        count = 0
+        while accepted is not None and count < FAIR_SHARE and listener.clients:
+            count += 1
+            call_back(accepted, listener.accept(0))
+        fd = next((f for f, known in self._listeners.items() if known[0] is listener), None)
+        if fd is not None and accepted is None and listener.clients and fd not in self._full:
+            self._full.add(fd)
+            kernel.poller_drop(self._poller.fileno(), fd)
         return count
 
     def _rest(self, channel: Channel) -> None:
@@ -150,6 +223,8 @@ class WaitSet:
         if left is not None and left <= 0:
             return False
         domains: dict[int, Any] = {}
+        for listener, _ in self._listeners.values():
+            domains[listener.domain.waiters.epoll] = listener.domain
         for reference in self._channels.values():
             channel = reference()
             if channel is not None:
@@ -186,6 +261,8 @@ class WaitSet:
             if channel is not None:
                 channel.waitsets.discard(self)
         self._channels.clear()
+        self._kept.clear()
+        self._listeners.clear()
         self._poller.close()
 
     def _check_open(self) -> None:
@@ -193,7 +270,8 @@ class WaitSet:
             raise ValueError("the wait set is closed")
 
     def __len__(self) -> int:
-        return sum(reference() is not None for reference in self._channels.values())
+        listeners = sum(not listener.closed for listener, _ in self._listeners.values())
+        return listeners + sum(reference() is not None for reference in self._channels.values())
 
     def __enter__(self) -> WaitSet:
         return self
@@ -202,4 +280,4 @@ class WaitSet:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<WaitSet of {len(self)} channels{', closed' if self._poller.closed else ''}>"
+        return f"<WaitSet of {len(self)}{', closed' if self._poller.closed else ''}>"
