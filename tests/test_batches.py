@@ -16,6 +16,7 @@ from worlds import (
     READ_WRITE,
     World,
     nothing_comes,
+    take,
     together,
     unchanged,
     until_the_end,
@@ -343,3 +344,44 @@ def test_one_thread_at_a_time_receives(world):
 
     _, event = together(second, first)
     assert event.kind is EventKind.MOVE_RECEIVED
+
+
+def test_the_outcome_of_a_batch_names_every_buffer_that_was_refused(world):
+    tx, rx, alloc, there = world.line()
+    back, home = world.channel(rx.domain, tx.domain)
+    world.assign(back, home, there)
+    lent, also, given = alloc.alloc_many(3)
+    tx.copy_many([lent, also])
+    tx.move(given)
+    held = [rx.receive_buffer(PATIENCE_S).buffer for _ in range(3)]
+    outcomes = []
+    back.copy_many([held[0], held[2], held[1]], done=outcomes.append)  # what it owns it refuses as a copy
+    back.copy_many([], done=outcomes.append)
+    assert take(home, EventKind.COPY_RECEIVED).buffer is given
+    home.serve()
+    assert nothing_comes(back)
+    assert [type(outcome.error) for outcome in outcomes] == [bulk.CopyRefusedError]
+    assert outcomes[0].buffer == (held[0], held[2], held[1])
+    assert outcomes[0].buffers == (held[0], held[1])
+
+
+def test_the_outcome_of_a_batch_names_what_was_not_taken_when_the_channel_ended(world):
+    tx, rx, alloc, _ = world.line()
+    batch = alloc.alloc_many(3)
+    outcomes = []
+    tx.move_many(batch, done=outcomes.append)
+    last = alloc.alloc()
+    tx.move(last, done=outcomes.append)
+    assert take(rx, EventKind.MOVE_RECEIVED)
+    tx.close()
+    assert [outcome.buffers for outcome in outcomes] == [tuple(batch[1:]), (last,)]
+    assert all(isinstance(outcome.error, bulk.ClosedChannelError) for outcome in outcomes)
+
+
+def test_the_outcome_of_what_was_accepted_names_no_buffers(world):
+    tx, rx, alloc, _ = world.line()
+    outcomes = []
+    tx.move(alloc.alloc(), done=outcomes.append)
+    assert take(rx, EventKind.MOVE_RECEIVED)
+    assert nothing_comes(tx)
+    assert [(outcome.error, outcome.buffers) for outcome in outcomes] == [(None, ())]

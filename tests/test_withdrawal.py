@@ -18,13 +18,14 @@ class Late:
     A asked, B has accepted and mapped it, and A has not heard of that.
     """
 
-    def __init__(self, world, by_done=None):
+    def __init__(self, world, first=lambda late: None):
         self.tx, self.rx, self.alloc, self.there = world.line()
         self.back, self.home = world.channel(self.rx.domain, self.tx.domain)
+        first(self)
         self.tx.move(self.alloc.alloc())
         self.buffer = take(self.rx, EventKind.MOVE_RECEIVED).buffer
         self.buffer.put(b"on its way")
-        self.request = self.home.assigning.assign(self.alloc.pool, False, by_done)
+        self.request = self.home.assigning.assign(self.alloc.pool, False, None)
         self.back.serve()
         self.home.serve()
         self.back.serve()
@@ -150,3 +151,21 @@ def test_leases_that_come_with_an_acceptance_and_cannot_be_kept_take_it_back(wor
         up.serve()
     assert up.pools == down.pools == ()
     assert up.state is down.state is ChannelState.CONNECTED
+
+
+def test_a_refusal_of_another_pool_behind_a_removal_does_not_hold_it_up(world):
+    others = []
+
+    def first(late):
+        others.append(world.allocator(late.tx.domain))
+        world.assign(late.home, late.back, others[0].pool)
+
+    late = Late(world, first)
+    late.back.move(late.buffer)
+    late.home.assigning.withdraw(late.request)
+    outcomes = []
+    late.home.remove_pool(others[0].pool, done=outcomes.append)
+    late.settle()
+    meeting.drain(late.home)
+    assert [outcome.error for outcome in outcomes] == [None]
+    assert late.buffer.state is READ_WRITE

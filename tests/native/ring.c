@@ -322,6 +322,25 @@ static void test_the_layout_says_what_it_takes(void) {
         }
 }
 
+static void test_refusals_that_wait_are_counted_by_pool(void) {
+    test(__func__);
+    side a, b;
+    uint32_t all = 0;
+    make_pair(&a, &b, 8, 0);
+    for (uint32_t i = 0; i < 6; i++) {
+        bt_entry entry = {.kind = i % 2 ? BT_REFUSE : BT_MOVE, .slot = i / 2};
+        bt_tx_fill(&a.tx, 0, &entry, nothing);
+        bt_tx_publish(&a.tx, 1);
+    }
+    CHECK_EQUAL(bt_rx_refusals(&b.rx, 1, &all), 0); /* it has not looked */
+    CHECK_EQUAL(bt_rx_look_again(&b.rx), 6);
+    CHECK_EQUAL(bt_rx_refusals(&b.rx, 1, &all), 1);
+    CHECK_EQUAL(all, 3);
+    CHECK_EQUAL(bt_rx_refusals(&b.rx, 7, &all), 0);
+    CHECK_EQUAL(all, 6);
+    free_pair(&a, &b);
+}
+
 int main(int count, char **arguments) {
     int only_one_way = count > 1 && strcmp(arguments[1], "one-way") == 0;
     if (only_one_way) {
@@ -334,6 +353,7 @@ int main(int count, char **arguments) {
     test_an_impossible_tail_is_refused();
     test_meta_data_longer_than_agreed_is_refused_and_not_copied();
     test_indices_may_pass_the_end_of_64_bits();
+    test_refusals_that_wait_are_counted_by_pool();
     test_one_way_every_entry_arrives_in_order(4000);
     test_both_ways_every_entry_arrives_in_order(4000);
 #ifndef __SANITIZE_THREAD__

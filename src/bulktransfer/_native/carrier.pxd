@@ -71,6 +71,7 @@ cdef extern from * nogil:
     void bt_carrier_release(bt_carrier* c, bt_link* link)
     int64_t bt_rx_look(bt_rx* rx)
     int64_t bt_rx_look_again(bt_rx* rx)
+    int bt_rx_refusals(const bt_rx* rx, uint32_t slot, uint32_t* all)
     int bt_rx_take(bt_rx* rx, bt_entry* entry, uint8_t* meta, uint32_t limit)
     void bt_sleep_begin(void* counter)
     void bt_sleep_end(void* counter)

@@ -6,6 +6,8 @@ cdef class Outcome:
     cdef readonly object channel
     cdef readonly object buffer
     cdef readonly object pool
+    cdef list missed
     cdef uint64_t first
     cdef uint64_t end
     cdef object done
+    cdef int miss(self, object buffer) except -1

@@ -21,4 +21,6 @@ class Outcome:
     @property
     def buffer(self) -> Any: ...  # a Buffer, of a batch a tuple of them, of a control request None
     @property
+    def buffers(self) -> tuple[Buffer, ...]: ...  # those that the peer refused or did not take
+    @property
     def pool(self) -> Pool | Any: ...  # None of a transfer

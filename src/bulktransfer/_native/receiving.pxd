@@ -25,3 +25,4 @@ cdef class ReceiveCore(SendCore):
     cdef int deliver(self, Event event) except -1
     cdef int drain(self) except -1
     cdef bint known(self, Outcome o) except -1
+    cdef tuple untaken(self, Outcome o, uint64_t consumed)

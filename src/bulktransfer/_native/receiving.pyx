@@ -14,14 +14,14 @@ from bulktransfer import errors
 from bulktransfer._native.assignment cimport Assignment
 from bulktransfer._native.carrier cimport (
     BT_CONTROL, BT_COPY, BT_META_INLINE, BT_MOVE, BT_PASS, BT_REFUSE, BT_RELEASE, bt_entry, bt_link_consumed,
-    bt_link_refresh, bt_link_refusals, bt_link_refused, bt_rx_look_again, bt_rx_take,
+    bt_link_refresh, bt_link_refusals, bt_link_refused, bt_rx_look_again, bt_rx_refusals, bt_rx_take,
 )
 from bulktransfer._native.event cimport Event, new_event
 from bulktransfer._native.ledger cimport (
     BT_A_BUFFER_RECEIVED, BT_A_COPY, BT_A_COPY_REFUSED, BT_A_COPY_RELEASED, BT_A_MOVE, BT_A_MOVE_RECEIVED,
     BT_A_MOVE_REFUSED, BT_A_PASS, BT_A_RELEASE, BT_ACTIVE, BT_INVALID, BT_OK, BT_PENDING, BT_QUEUED, BT_READ_WRITE,
     BT_REFUSED, BT_VIOLATION, bt_arrived_copy,
-    bt_arrived_owner, bt_copy_back, bt_owner_back, bt_slot,
+    bt_arrived_owner, bt_copy_back, bt_may_remove, bt_owner_back, bt_slot,
 )
 from bulktransfer._native.outcome cimport Outcome
 from bulktransfer._native.pool cimport Pool
@@ -181,6 +181,7 @@ cdef class ReceiveCore(SendCore):
             if o.first <= entry.serial < o.end:
                 if o.error is None:
                     o.error = error
+                o.miss(a.pool.get(entry.index))
                 return None
         event = new_event(8, self)
         event.buffer = a.pool.get(entry.index)
@@ -235,6 +236,21 @@ cdef class ReceiveCore(SendCore):
                 self.may_have_queued = True
         return 0
 
+    def may_remove(self, Assignment a not None):
+        """Whether, as far as this side knows, every buffer of the pool has come home: none is refused, either."""
+        cdef uint64_t passed
+        cdef uint32_t refusals = 0
+        if self.link == NULL:
+            return False
+        passed = self.passed()
+        if bt_rx_look_again(&self.link.rx) < 0:
+            self._violation("its tail went back, or beyond its ring")
+        if bt_rx_refusals(&self.link.rx, a.slot, &refusals):
+            return False  # it lies behind the request
+        if bt_link_refusals(self.link) > self.refused_there + refusals:
+            return False  # it waits for room in the peer's ring, and may be about this pool
+        return bool(bt_may_remove(&a.c, passed))
+
     def drain_all(self):
         """Take everything that the peer published, before the link goes."""
         if self.link != NULL:
@@ -249,8 +265,19 @@ cdef class ReceiveCore(SendCore):
         bt_link_refresh(self.link, &consumed)  # a word that cannot be changes nothing, and the channel ends
         for item in self.outcomes:
             o = <Outcome> item
-            if o.error is None and <int64_t> (consumed - o.end) < 0:
+            if <int64_t> (consumed - o.end) >= 0 or o.first == o.end:
+                continue
+            if o.error is None:
                 o.error = error
+            if error is not None:
+                for buffer in self.untaken(o, consumed):
+                    o.miss(buffer)
+
+    cdef tuple untaken(self, Outcome o, uint64_t consumed):
+        """The buffers of an operation that the peer has not passed."""
+        cdef int64_t taken = <int64_t> (consumed - o.first)
+        buffers = o.buffer if type(o.buffer) is tuple else (o.buffer,)
+        return buffers[max(taken, 0):]
 
     def pending_outcomes(self):
         """Whether a continuation could run now."""

@@ -119,6 +119,18 @@ static inline int64_t bt_rx_look_again(bt_rx *rx) {
     return (int64_t)(rx->tail - rx->head);
 }
 
+/* How many refusals of pool number `slot` wait among the entries that are known; `all`: of any pool. */
+static inline int bt_rx_refusals(const bt_rx *rx, uint32_t slot, uint32_t *all) {
+    int count = 0;
+    for (uint64_t at = rx->head; at != rx->tail; at++) {
+        const volatile bt_entry *entry = &rx->ring[at & (rx->slot_count - 1)]; /* each word is read once */
+        if (entry->kind != BT_REFUSE) continue;
+        ++*all;
+        count += entry->slot == slot;
+    }
+    return count;
+}
+
 /* Copy the entry at the head into private memory, meta data after it (`meta` holds BT_META_MAX bytes).
  * 0, or -1 if its meta data is longer than `meta_limit`. */
 static inline int bt_rx_take(bt_rx *rx, bt_entry *entry, uint8_t *meta, uint32_t meta_limit) {

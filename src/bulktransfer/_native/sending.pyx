@@ -23,7 +23,7 @@ from bulktransfer._native.hot cimport bt_fill_ahead, bt_ordinary, bt_publish_fil
 from bulktransfer._native.kernel cimport registry
 from bulktransfer._native.ledger cimport (
     BT_ABSENT, BT_ACTIVE, BT_A_COPY, BT_A_MOVE, BT_A_PASS, BT_A_RELEASE, BT_INVALID, BT_OK, BT_PENDING, BT_READ_ONLY,
-    BT_READ_WRITE, bt_act, bt_bit, bt_may_remove, bt_may_send, bt_sent, bt_slot,
+    BT_READ_WRITE, bt_act, bt_bit, bt_may_send, bt_sent, bt_slot,
 )
 from bulktransfer._native.link cimport LinkCore
 from bulktransfer._native.outcome cimport Outcome
@@ -440,9 +440,3 @@ cdef class SendCore(LinkCore):
             if a is not None and a.pool is buffer.pool and bt_bit(a.c.out_copies, buffer.index):
                 return True
         return False
-
-    def may_remove(self, Assignment a not None):
-        """Whether, as far as this side knows, every buffer of the pool has come home."""
-        if self.link == NULL:
-            return False
-        return bool(bt_may_remove(&a.c, self.passed()))
