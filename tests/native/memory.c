@@ -297,7 +297,25 @@ static void test_a_fork_in_the_midst_of_it_leaves_both_registries_whole(void) {
     CHECK_EQUAL(open_descriptors(), before);
 }
 
+static void test_private_memory_is_zero_there_and_aligned(void) {
+    static const size_t sizes[] = {4096, 3 * 4096, BT_HUGE, BT_HUGE + 4096, 5 * BT_HUGE};
+    test(__func__);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        void *address;
+        unsigned char there[(5 * BT_HUGE) / 4096];
+        CHECK_EQUAL(bt_memory_private(sizes[i], &address), 0);
+        if (sizes[i] >= BT_HUGE) CHECK_EQUAL((uintptr_t)address % BT_HUGE, 0);
+        CHECK_EQUAL(mincore(address, sizes[i], there), 0);
+        for (size_t page = 0; page < sizes[i] / 4096; page++) CHECK(there[page] & 1);
+        for (size_t at = 0; at < sizes[i]; at++) CHECK(((uint8_t *)address)[at] == 0);
+        CHECK_EQUAL(munmap(address, sizes[i]), 0);
+    }
+    void *address;
+    CHECK_EQUAL(bt_memory_private((size_t)1 << 60, &address), -ENOMEM);
+}
+
 int main(void) {
+    test_private_memory_is_zero_there_and_aligned();
     CHECK(pthread_atfork(before_fork, in_parent, in_child) == 0);
     test_memory_is_judged_before_it_is_mapped();
     test_every_seal_is_asked_for();

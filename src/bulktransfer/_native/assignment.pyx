@@ -98,6 +98,10 @@ cdef class Assignment:
                 return True
         return False
 
+    def leaving(self):
+        """Whether contents of a buffer are still on their way out of this domain."""
+        return False
+
     def reclaim(self):
         """Everybody behind this assignment let go: take back what was away. Returns the buffers."""
         cdef uint32_t i, living

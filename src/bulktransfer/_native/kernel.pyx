@@ -44,6 +44,7 @@ cdef extern from *:
     int bt_memory_create(const char* name, size_t size) nogil
     int bt_memory_map(int fd, size_t size, int protection, void** address) nogil
     int bt_memory_reserve(int fd, void* address, size_t size, int huge) nogil
+    int bt_memory_private(size_t size, void** address) nogil
     int bt_memory_judge(int fd, size_t size, int seals) nogil
     int bt_memory_populate(void* address, size_t size) nogil
     enum: BT_FDS_MAX, BT_MAGIC, BT_LAYOUT_VERSION
@@ -178,12 +179,21 @@ cdef class Descriptor:
 cdef class Mapping:
     """Owns a range of addresses: unmapped when this object dies, zero pages of its own in a forked child."""
 
-    def __cinit__(self, Descriptor source not None, size_t size, bint writable):
-        """Map `size` bytes of `source` from its start. Raises: OSError, MemoryError."""
+    def __cinit__(self, Descriptor source, size_t size, bint writable):
+        """Map `size` bytes of `source` from its start, or new memory of nobody else where it is None, all of it there.
+
+        Raises: OSError, MemoryError.
+        """
         cdef int result
         cdef int protection = PROT_READ | PROT_WRITE if writable else PROT_READ
+        cdef void* base = NULL
         self.base = NULL
-        result = bt_memory_map(source.fileno(), size, protection, &self.base)
+        if source is None:
+            with nogil:
+                result = bt_memory_private(size, &base)
+            self.base = base
+        else:
+            result = bt_memory_map(source.fileno(), size, protection, &self.base)
         if result < 0:
             refuse(-result, f"mapping {size} bytes")
         self.size = (size + 4095) & ~(<size_t> 4095)

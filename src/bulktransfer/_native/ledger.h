@@ -186,7 +186,7 @@ static inline enum bt_verdict bt_arrived_owner(const bt_table *t, bt_assignment 
         return s->via == 0 || s->via == a->channel ? BT_VIOLATION : BT_REFUSED;
     }
     /* Where memory is not shared a pool's allocator takes a buffer back from the peer that has it only. */
-    if (!a->pool->shared && a->pool->home && a->mine && s->left != a->channel) return BT_REFUSED;
+    if (!a->pool->shared && a->pool->home && a->mine && s->left != a->channel && !a->same_domain) return BT_REFUSED;
     bt_step(s, row);
     s->via = a->channel;
     s->left = 0;

@@ -19,6 +19,9 @@
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22
 #endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
@@ -58,6 +61,32 @@ static inline int bt_memory_map(int fd, size_t size, int protection, void **addr
     size_t page = 4096, whole = (size + page - 1) & ~(page - 1);
     if (base > hole) munmap(hole, (size_t)(base - hole));
     if (hole + size + slack > base + whole) munmap(base + whole, (size_t)(hole + size + slack - (base + whole)));
+    *address = base;
+    return 0;
+}
+
+/* Private zeroed memory, every page of it there, as huge pages where the kernel has them: a twin, into which what
+ * arrives is copied, so that no transfer faults. */
+static inline int bt_memory_private(size_t size, void **address) {
+    size_t slack = size >= BT_HUGE ? BT_HUGE : 0, whole = (size + 4095) & ~(size_t)4095;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    uint8_t *hole = mmap(NULL, whole + slack, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (hole == MAP_FAILED) return -errno;
+    uint8_t *base = slack ? (uint8_t *)(((uintptr_t)hole + BT_HUGE - 1) & ~(uintptr_t)(BT_HUGE - 1)) : hole;
+    if (base > hole) munmap(hole, (size_t)(base - hole));
+    if (hole + whole + slack > base + whole) munmap(base + whole, (size_t)(hole + slack - base));
+    if (slack) (void)madvise(base, whole, MADV_HUGEPAGE); /* an optimisation: there may be none */
+    for (size_t at = 0; at < whole;) {
+        size_t step = whole - at < 16 * BT_HUGE ? whole - at : 16 * BT_HUGE;
+        if (madvise(base + at, step, MADV_POPULATE_WRITE) == 0) at += step;
+        else if (errno == EINVAL) { /* before Linux 5.14 */
+            for (; at < whole; at += 4096) ((volatile uint8_t *)base)[at] = 0;
+        } else if (errno != EINTR && errno != EAGAIN) {
+            int error = errno;
+            munmap(base, whole);
+            return -error;
+        }
+    }
     *address = base;
     return 0;
 }

@@ -181,6 +181,8 @@ cdef class SendCore(LinkCore):
         self, Assignment a, uint32_t index, int act, bt_entry* entry, const uint8_t* meta,
     ) except -1:
         """One entry of a pool at trust HALF: before it is published the mapping allows no more than it will say."""
+        if not a.pool.c.guarded:
+            return self.push(entry, meta)
         a.pool.guard_for(index, act)
         try:
             self.push(entry, meta)
@@ -265,7 +267,7 @@ cdef class SendCore(LinkCore):
             raise MemoryError("no memory for what waits to be sent")
         if direct == 0 and notes is not None:
             copies = self.keep_metas(notes)
-        if (<Buffer> items[0]).pool.c.apart:  # one channel, one trust
+        if (<Buffer> items[0]).pool.c.guarded:  # one channel, one trust
             try:
                 self.guard_batch(items, act)
             except BaseException:

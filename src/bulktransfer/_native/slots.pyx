@@ -101,6 +101,11 @@ cdef class Slots:
         if result < 0:
             raise OSError(-result, f"protecting the memory of pool {self.name}: {_os.strerror(-result)}")
 
+    def set_shared(self, bint on):
+        """Whether the other domains of its channels see the same memory, or have twins."""
+        self.c.shared = on
+        self.c.apart = self.c.guarded or not on
+
     @property
     def guarded(self):
         """Whether the mapping follows the ledger (trust HALF)."""

@@ -37,7 +37,7 @@ from ..messages import (
     Withdraw,
 )
 from ..states import EventKind, Role, Trust
-from . import ending, leases, memory
+from . import ending, leases, memory, twin
 from .deferral import Answer
 from .limits import POOLS_MAX
 from .requests import Request, RequestBook
@@ -104,6 +104,9 @@ class Answering(RequestBook):
                 raise PoolAlreadyAssignedError(f"pool {name} is on the channel already")
             if pool.trust not in (Trust.UNINITIALIZED, channel.trust):
                 raise TrustMismatchError(f"pool {name} has trust {pool.trust.name} at the other side")
+            stranger = not twin.shares_memory(channel.trust) and twin.needs_consent(pool, channel)
+            if stranger and channel.callbacks.pool_assigned is None:
+                raise PoolVetoError(f"pool {name} is at the other side through somebody else: that takes its consent")
         elif domain.foreign_bytes + message.buffer_count * message.buffer_size > limits.total_bytes:
             raise LimitError(f"pool {name}: {limits.total_bytes} bytes of pools from peers are the limit")
         else:
@@ -157,6 +160,10 @@ class Answering(RequestBook):
             )
             return
         pool = request.assignment.pool
+        if not twin.shares_memory(self.channel.trust):
+            self.channel.say(AssignMemory(message.request))  # the description is all that it takes
+            request.memory_sent = True
+            return
         try:
             given = [*leases.make(request.assignment), *pool.leases]
             seal_pool(pool)
@@ -178,11 +185,15 @@ class Answering(RequestBook):
             if message.request in self.removed:
                 return None  # withdrawn meanwhile
             raise ProtocolViolation(f"memory for request {message.request}, which was not accepted")
-        if len(fds) < 2 or len(fds) > leases.LEASES_MAX + 2:
+        shared = twin.shares_memory(channel.trust)
+        if not (2 <= len(fds) <= leases.LEASES_MAX + 2 if shared else len(fds) == 0):
             raise ProtocolViolation(f"{len(fds)} descriptors with the memory of a pool")
         pool = assignment.pool
         try:
-            self.attach(pool, fds[0])
+            if shared:
+                self.attach(pool, fds[0])
+            elif pool.address is None:
+                twin.attach(pool)
             if channel.constraints is not None:
                 fault = channel.constraints.fault(pool.address, pool.buffer_size, pool.buffer_count)
                 if fault:

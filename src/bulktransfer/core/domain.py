@@ -84,7 +84,7 @@ class Domain:
     @property
     def foreign_bytes(self) -> int:
         """Bytes of all pools that came from peers."""
-        return sum(p.buffer_size * p.buffer_count for p in self.pools.values() if not p.home and p.memory is not None)
+        return sum(p.buffer_size * p.buffer_count for p in self.pools.values() if not p.home and p.address is not None)
 
     def enroll(self, channel: Any, limit: int) -> None:
         """Count a channel in. Raises: LimitError, ForkedError."""

@@ -20,7 +20,7 @@ from ..errors import (
 )
 from ..messages import Withdraw
 from ..states import Role
-from . import guard
+from . import guard, twin
 from .deferral import Answer
 
 
@@ -121,6 +121,7 @@ class RequestBook:
     def reserve(self, pool: Pool) -> None:
         """The pool belongs to this channel's trust level from now on. Raises: ConstraintError, OSError (trust HALF)."""
         guard.follow(pool, self.channel.trust)
+        pool.set_shared(twin.shares_memory(self.channel.trust))
         pool.channels.add(self.channel.number)
         pool.trust = self.channel.trust
 

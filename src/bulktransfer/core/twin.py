@@ -1,0 +1,34 @@
+"""Twins: where memory is not shared, each domain has its own of every pool (design rule 7, section 5).
+
+Knows: how a twin is made, whose consent a second assignment needs. Must not know: how contents travel, or what is
+said about pools.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._native import kernel
+from .._native.pool import Pool
+from ..states import Trust
+from . import memory
+
+
+def shares_memory(trust: Trust) -> bool:
+    """Whether channels of this trust level map one memory on both sides; else each side has a twin."""
+    return trust is not Trust.NONE
+
+
+def attach(pool: Pool) -> None:
+    """Give an announced pool memory of this domain alone, all of it there. Raises: OSError (ENOMEM)."""
+    size = pool.buffer_size * pool.buffer_count
+    memory.check_room(size, f"the twin of pool {pool.name}")
+    pool.attach(kernel.Mapping(None, size, True))
+
+
+def needs_consent(pool: Pool, channel: Any) -> bool:
+    """Whether a pool that is here came from somebody else than the peer of `channel`, who now assigns it (rule 4)."""
+    if channel.same_domain or channel.peer.pid < 0:
+        return not channel.same_domain
+    others = [pool.domain.channel(number) for number in pool.channels]
+    return not others or any(other is None or other.peer != channel.peer for other in others)
