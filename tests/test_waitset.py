@@ -284,6 +284,23 @@ def test_sets_nest_in_select(world, ws):
     assert not readable(ws)
 
 
+def test_the_continuation_of_a_transfer_is_called_though_nothing_else_comes(world, ws):
+    tx, rx, pool = line(world)
+    outcomes = []
+    ws.add(tx)
+    with pytest.raises(TimeoutError):
+        ws.wait(0)  # from here on only a bell wakes it
+    tx.move(pool.alloc(), done=outcomes.append)
+    with pytest.raises(TimeoutError):
+        ws.wait(0.01)
+    taking = Background(lambda: take(rx, EventKind.MOVE_RECEIVED))
+    assert ws.wait(PATIENCE_S) == [tx]
+    with pytest.raises(bulk.WouldBlock):
+        tx.receive_nowait()
+    assert [outcome.error for outcome in outcomes] == [None]
+    taking.result()
+
+
 def test_dispatch_keeps_the_deadline_of_a_request_with_done(world, ws):
     tx, rx, _ = line(world)
     alloc = world.allocator(tx.domain)

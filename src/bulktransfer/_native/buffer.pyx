@@ -240,6 +240,8 @@ cdef class Buffer:
         if self.pool.c.guarded:
             self.pool.guard_for(self.index, BT_A_DROP)
         bt_drop(table(), s)
+        if s.left not in self.pool.channels:
+            s.left = 0  # away over a channel that ended: nobody wants it back here
         for assignment in self.pool.ended:
             assignment.forget_copies(self.index)
         self.pool.domain.pool_quiet(self.pool)

@@ -23,6 +23,7 @@ cdef extern from "ledger.h" nogil:
         uint32_t views
         uint32_t writers
         uint32_t via
+        uint32_t left
         uint64_t sent_at
         uint64_t length
     ctypedef struct bt_pool:

@@ -19,3 +19,4 @@ cdef class LinkCore:
     cdef int carry(self) except -1
     cdef int take_bells(self) except -1
     cdef uint64_t passed(self) except? 0
+    cdef int expecting(self) except -1

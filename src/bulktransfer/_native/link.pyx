@@ -240,3 +240,7 @@ cdef class LinkCore:
         if bt_link_refresh(self.link, &consumed) < 0:
             self._violation("its consumed index went back, or beyond what was published")
         return consumed
+
+    cdef int expecting(self) except -1:
+        """From now on it is awaited that the peer takes something; before, nothing was."""
+        return 0

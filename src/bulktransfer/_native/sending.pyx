@@ -330,6 +330,8 @@ cdef class SendCore(LinkCore):
         o.done = done
         self.outcomes.append(o)
         self.may_have_outcomes = True
+        if len(self.outcomes) == 1:
+            self.expecting()
         return 0
 
     def move(self, Buffer buffer, meta=b"", done=None):

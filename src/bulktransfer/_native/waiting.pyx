@@ -102,6 +102,12 @@ cdef class WaitCore(ReceiveCore):
             return not self.known(o)
         return True
 
+    cdef int expecting(self) except -1:
+        """Whoever watches the descriptor has to look once more: that asks the peer to ring when it took something."""
+        if self.descriptor_mode:
+            self._poke()
+        return 0
+
     cdef int wait_step(self, int64_t left_ns) except -1:
         """Wait once, until something may have changed or `left_ns` (-1: for ever) is over."""
         cdef uint64_t budget
