@@ -51,6 +51,9 @@ from .errors import (
     TrustMismatchError,
     WouldBlock,
 )
+from .flow.forward import broadcast, forward, scatter
+from .flow.forwarder import Forwarder
+from .flow.merge import merge
 from .objects.connection import Pipe
 from .objects.queue import JoinableQueue, Queue, SimpleQueue
 from .states import BufferState, ChannelState, Direction, EventKind, Role, Trust
@@ -80,6 +83,12 @@ __all__ = [
     "Callbacks",
     "Answer",
     "WaitSet",
+    # between channels
+    "Forwarder",
+    "forward",
+    "broadcast",
+    "merge",
+    "scatter",
     # objects
     "Pipe",
     "Queue",

@@ -1,0 +1,1 @@
+"""Forwarding, fan-out and fan-in: ordinary users of the public names."""
