@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import select
 import warnings
 
@@ -339,3 +340,52 @@ def test_connect_with_a_continuation_returns_at_once_and_tells_of_all_channels(w
     assert outcome.channel[0] is first
     assert [channel.direction for channel in outcome.channel] == [Direction.TX, Direction.RX]
     assert all(channel.state is ChannelState.CONNECTED for channel in outcome.channel)
+
+
+def readable(listener) -> bool:
+    return bool(select.select([listener], [], [], 0)[0])
+
+
+def test_a_client_that_another_thread_brings_while_one_is_accepted_keeps_the_descriptor_readable(world, listener):
+    class Interrupted(type(listener._ready)):
+        """Another thread brings a client just after this one saw that nobody waits."""
+
+        def __len__(self):
+            count = super().__len__()
+            if not count and waiting:
+                self.append(waiting.pop())
+                os.eventfd_write(listener._signal.fileno(), 1)
+            return count
+
+    waiting: list[tuple[bulk.Channel, ...]] = []
+    listener.fileno()
+    _, first = met(world, listener)
+    listener._ready = Interrupted([first])
+    waiting.append(first)
+    listener.accept(0)
+    assert readable(listener)
+    assert listener.accept(0) is first
+    assert not readable(listener)
+
+
+def test_a_signal_that_came_late_does_not_keep_the_descriptor_readable(world, listener):
+    listener.fileno()
+    os.eventfd_write(listener._signal.fileno(), 1)  # its client was accepted before the other thread signalled
+    assert readable(listener)
+    with pytest.raises(TimeoutError):
+        listener.accept(0)
+    assert not readable(listener)
+
+
+def test_the_descriptor_is_readable_though_a_client_came_while_it_was_made(world, listener, monkeypatch):
+    _, theirs = met(world, listener)
+    made = os.eventfd
+
+    def slow(*args):
+        descriptor = made(*args)
+        listener._ready.append(theirs)  # by another thread, which saw no descriptor to signal on
+        return descriptor
+
+    monkeypatch.setattr("bulktransfer.core.listener.os.eventfd", slow)
+    assert readable(listener)
+    assert listener.accept(0) is theirs

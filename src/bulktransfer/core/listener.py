@@ -135,14 +135,21 @@ class Listener:
             self.domain.serve()
             self.beacon.settle()
         if not self._ready and not self.domain.wait_for(lambda: bool(self._ready) or self._reception is None, timeout):
+            self._quiet()
             raise TimeoutError(f"accept at {self.address}: nobody came within {timeout} s")
         if not self._ready:
             self._check_open()
         channels = self._ready.popleft()
-        if self._signal is not None and not self._ready:
+        self._quiet()
+        return channels
+
+    def _quiet(self) -> None:
+        """Take the signal back unless somebody waits. First take, then look: another thread may bring one meanwhile."""
+        if self._signal is not None:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self._signal.fileno())
-        return channels
+            if self._ready:
+                os.eventfd_write(self._signal.fileno(), 1)
 
     @property
     def clients(self) -> int:
@@ -164,7 +171,8 @@ class Listener:
         self._check_open()
         if self._poller is None:
             self._poller = self.beacon.light()
-            self._signal = kernel.Descriptor(os.eventfd(len(self._ready), os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+            self._signal = kernel.Descriptor(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+            self._quiet()  # a client that another thread brings from here on signals by itself
             kernel.poller_add(self._poller.fileno(), self._signal.fileno())
         return self._poller.fileno()
 
