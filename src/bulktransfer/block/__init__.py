@@ -18,6 +18,7 @@ from .errors import (
 from .file_store import FileStore
 from .memory_store import MemoryStore
 from .opening import open_store
+from .service import BlockDevice, BlockService, RemoteStore
 from .store import Extent, Store
 
 __all__ = [
@@ -26,6 +27,9 @@ __all__ = [
     "FileStore",
     "Extent",
     "open_store",
+    "BlockService",
+    "BlockDevice",
+    "RemoteStore",
     "Status",
     "BlockError",
     "BadBlockError",

@@ -9,6 +9,7 @@ import argparse
 from typing import TYPE_CHECKING, Protocol
 
 from .nbd import command as nbd
+from .service import command as serve
 
 if TYPE_CHECKING:
     _Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -22,7 +23,7 @@ class _Command(Protocol):
     def run(self, args: argparse.Namespace, /) -> int: ...
 
 
-_COMMANDS: dict[str, _Command] = {"nbd": nbd}
+_COMMANDS: dict[str, _Command] = {"nbd": nbd, "serve": serve}
 
 
 def add_parser(commands: _Subparsers) -> None:

@@ -41,11 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def from_arguments(name: str, args: argparse.Namespace) -> Store:
-    """The store of that name, as the arguments say. Raises: as open_store."""
+    """The store of that name, as the arguments say; what is said of files goes for files. Raises: as open_store."""
+    is_file = name.startswith("file:")
     return open_store(
         name,
         block_size=args.block_size,
         read_only=args.read_only,
-        direct=args.direct,
-        create_bytes=None if args.create is None else parse_size(args.create),
+        direct=args.direct and is_file,
+        create_bytes=parse_size(args.create) if is_file and args.create is not None else None,
     )

@@ -19,6 +19,10 @@ from typing import TYPE_CHECKING
 import bulktransfer as bulk
 
 from .. import listening, opening
+from ..errors import BadRequestError
+from ..service.device import BlockDevice
+from ..service.remote_store import RemoteStore
+from ..store import Store
 from .negotiation import Tls
 from .server import ExportTable, Server
 
@@ -47,7 +51,10 @@ def add_parser(commands: _Subparsers) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--store", metavar="NAME", required=True, help="memory:SIZE or file:PATH")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--store", metavar="NAME", help="memory:SIZE or file:PATH")
+    what.add_argument("--connect", metavar="ADDRESS", help="what a block service serves there (bulk block serve)")
+    parser.add_argument("--connect-export", metavar="NAME", default="", help="which of its exports")
     parser.add_argument("--unix", metavar="PATH", help="listen on a UNIX socket")
     parser.add_argument("--tcp", metavar="HOST:PORT", help="listen on TCP; port 0 chooses a free one")
     parser.add_argument("--export", metavar="NAME", help="serve this name only (default: every name)")
@@ -59,6 +66,15 @@ def add_parser(commands: _Subparsers) -> None:
     parser.add_argument("--tls-verify", metavar="FILE", help="ask clients for a certificate that one of these signed")
     parser.add_argument("--tls-optional", action="store_true", help="serve clients without TLS, too")
     opening.add_arguments(parser)
+
+
+def store_of(args: argparse.Namespace) -> Store:
+    """The store that the arguments name. Raises: OSError, ValueError, BulkError."""
+    if args.connect is None:
+        return opening.from_arguments(args.store, args)
+    if args.direct or args.create:
+        raise BadRequestError("--direct and --create go with --store")
+    return RemoteStore(BlockDevice(args.connect, export=args.connect_export))
 
 
 def tls_of(args: argparse.Namespace) -> tuple[ssl.SSLContext | None, Tls]:
@@ -113,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         context, mode = tls_of(args)
         with contextlib.ExitStack() as stack:
-            store = stack.enter_context(opening.from_arguments(args.store, args))
+            store = stack.enter_context(store_of(args))
             inherited, sockets = stack.enter_context(listeners(args))
             server = Server(
                 ExportTable({args.export: store}, read_only=args.read_only, description=args.description),

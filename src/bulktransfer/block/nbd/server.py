@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import select
 import selectors
 import socket
@@ -16,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
+from ..stopping import StopSignal
 from ..store import Store
 from .connection import Connection
 from .negotiation import Facts, NbdViolation, Negotiation, Tls
@@ -83,9 +83,8 @@ class Server:
         self._tls = tls_mode if tls_mode is not None else (Tls.REQUIRED if tls else Tls.OFF)
         self._lock = threading.Lock()
         self._clients: dict[threading.Thread, Stream] = {}
-        self._stopping = False
         self._once = False
-        self._stop_event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._stop = StopSignal()
 
     @property
     def clients(self) -> int:
@@ -95,9 +94,7 @@ class Server:
 
     def stop(self) -> None:
         """Have `serve` return; may be called from a signal handler, and more than once."""
-        self._stopping = True
-        if self._stop_event >= 0:
-            os.eventfd_write(self._stop_event, 1)
+        self._stop.give()
 
     def serve(self, listeners: Sequence[socket.socket], *, patience_s: float = 5.0, once: bool = False) -> None:
         """Serve until `stop`; then requests that arrived are answered, within `patience_s`, and stores are flushed.
@@ -105,20 +102,19 @@ class Server:
         once: stop when the last client has gone. The listeners are closed. Raises: BlockError (the last flush failed).
         """
         with selectors.DefaultSelector() as selector:
-            selector.register(self._stop_event, selectors.EVENT_READ)
+            selector.register(self._stop, selectors.EVENT_READ)
             for listener in listeners:
                 listener.setblocking(False)
                 selector.register(listener, selectors.EVENT_READ)
             self._once = once
-            while not self._stopping:
+            while not self._stop.given:
                 for key, _ in selector.select():
                     if isinstance(key.fileobj, socket.socket):
                         self._accept(key.fileobj)
         for listener in listeners:
             listener.close()
         self._end_clients(patience_s)
-        event, self._stop_event = self._stop_event, -1
-        os.close(event)
+        self._stop.close()
         for store in self._exports.stores():
             store.flush()
 
@@ -128,7 +124,7 @@ class Server:
         except OSError as error:
             _log.warning("a client could not be accepted: %s", error)
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                select.select([self._stop_event], [], [], SHORTAGE_S)  # it would still be there, and refused again
+                select.select([self._stop], [], [], SHORTAGE_S)  # it would still be there, and refused again
             return
         sock.setblocking(True)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
