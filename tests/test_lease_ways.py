@@ -9,6 +9,7 @@ import pytest
 import bulktransfer as bulk
 import meeting
 from bulktransfer import Direction, EventKind, Trust
+from bulktransfer._native import kernel
 from bulktransfer.core import leases
 from worlds import INVALID, OWNED_COPIED, PATIENCE_S, READ_ONLY, READ_WRITE, World, nothing_comes, take, until_the_end
 
@@ -37,6 +38,60 @@ class Ways:
 @pytest.fixture
 def ways(world):
     return Ways(world)
+
+
+def test_a_lease_is_kept_by_who_closes_the_channel_before_it_has_read_of_it(ways):
+    first, _ = ways.way(ways.a, ways.b, ways.alloc.pool)
+    on, end = ways.way(ways.b, ways.c, ways.pool_at(ways.b))
+    second, entry = ways.way(ways.a, ways.b, ways.alloc.pool)  # the lease is on its way to c
+    buffer = ways.alloc.alloc()
+    second.move(buffer)
+    on.move(take(entry, EventKind.MOVE_RECEIVED).buffer)
+    end.close()  # c takes what was published, the buffer with it
+    kept = ways.pool_at(ways.c)[buffer.index]
+    assert kept.state is READ_WRITE
+    entry.close()
+    assert until_the_end(second)
+    on.close()
+    first.close()
+    ways.b.serve()
+    assert ways.alloc.detached == 1
+    assert buffer.state is INVALID
+    kept.drop()
+    assert ways.alloc.detached == 0
+    assert buffer.state is READ_WRITE
+
+
+def test_a_lease_that_nobody_reads_any_more_is_not_passed_on(ways):
+    """Where channels make a circle it would go round for ever: who let go of it would not know it again."""
+    _, entry = ways.way(ways.a, ways.b, ways.alloc.pool)
+    on, end = ways.way(ways.b, ways.c, ways.pool_at(ways.b))
+    assert nothing_comes(end)
+    here, there = (kernel.Descriptor(fd) for fd in os.pipe())
+    here.close()
+    kept = list(ways.pool_at(ways.b).leases)
+    leases.take(entry, ways.pool_at(ways.b), [there])
+    assert ways.pool_at(ways.b).leases == kept
+    assert on.statistics()["waiting_to_be_sent"] == 0
+    passed = len(ways.pool_at(ways.c).leases)
+    assert nothing_comes(end)
+    assert len(ways.pool_at(ways.c).leases) == passed
+
+
+def test_a_pool_that_leaves_takes_nothing_back(ways):
+    """A forwarder's last channel ends: what it had sent on is the owner's at once, though nobody has it."""
+    first, entry = ways.way(ways.a, ways.b, ways.alloc.pool)
+    on, end = ways.way(ways.b, ways.c, ways.pool_at(ways.b))
+    buffer = ways.alloc.alloc()
+    first.move(buffer)
+    end.close()
+    on.move(take(entry, EventKind.MOVE_RECEIVED).buffer)
+    entry.close()
+    on.close()
+    assert ways.b.pools == {}
+    assert until_the_end(first)
+    assert ways.alloc.detached == 0
+    assert buffer.state is READ_WRITE
 
 
 def test_a_lease_that_comes_by_a_second_way_reaches_those_who_had_the_pool_before(ways):

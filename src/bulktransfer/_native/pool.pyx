@@ -65,6 +65,10 @@ cdef class Pool(Slots):
             raise IndexError(f"buffer {index} of pool {self.name}: it has {self.c.count}")
         return self.get(index)
 
+    def __iter__(self):
+        for index in range(<int> self.c.count):
+            yield self.get(index)
+
     def __len__(self):
         return self.c.count
 

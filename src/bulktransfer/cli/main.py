@@ -14,10 +14,10 @@ import bulktransfer as bulk
 
 from ..bench import main as bench
 from ..block import command as block
-from . import demo, forward
+from . import check, demo, forward
 
 INTERRUPTED = 130
-RUN = {"demo": demo.run, "forward": forward.run, "bench": bench.run, "block": block.run}
+RUN = {"demo": demo.run, "check": check.run, "forward": forward.run, "bench": bench.run, "block": block.run}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     demo.add_parser(commands)
     forward.add_parser(commands)
+    check.add_parser(commands)
     bench.add_parsers(commands)
     block.add_parser(commands)
     return whole

@@ -80,14 +80,14 @@ def finish(channel: Any, cls: EndError, message: str, *, graceful: bool = False)
     # after the link: what the peer still holds is a matter of leases now
     buffers = end_assignments(channel) if was_linked else ()
     channel.ended = (cls, message, buffers)
+    for assignment in [a for a in channel.table if a is not None]:
+        channel.domain.pool_quiet(assignment.pool)  # first: a pool that leaves takes nothing back (rule 14)
     if was_linked:
         look_at_leases(channel)
     error = cls(message, buffers=buffers)
     channel.assigning.end(error)
     if channel.farewell is not None:
         channel.farewell.ended(None if graceful or cls is EndOfChannelError else error)
-    for assignment in [a for a in channel.table if a is not None]:
-        channel.domain.pool_quiet(assignment.pool)
     for waitset in tuple(channel.waitsets):
         waitset.ended(channel)
     channel.kick_all()

@@ -55,12 +55,17 @@ def own(pool: Pool) -> set[tuple[int, int]]:
     return {identity(a.lease) for a in assignments if a.lease is not None and not a.lease.closed}
 
 
+def is_read(lease: kernel.Descriptor) -> bool:
+    """Whether whoever made it still waits for it."""
+    looking = select.poll()
+    looking.register(lease.fileno(), 0)
+    return not any(bits & select.POLLERR for _, bits in looking.poll(0))
+
+
 def prune(pool: Pool) -> None:
     """Let go of leases that nobody reads any more."""
     for lease in pool.leases:
-        looking = select.poll()
-        looking.register(lease.fileno(), 0)
-        if any(bits & select.POLLERR for _, bits in looking.poll(0)):
+        if not is_read(lease):
             lease.close()
     pool.leases = [lease for lease in pool.leases if not lease.closed]
 
@@ -72,7 +77,8 @@ def take(channel: Any, pool: Pool, given: Sequence[kernel.Descriptor]) -> None:
     """
     if not given:
         return
-    new = {identity(lease): lease for lease in given}
+    # One that nobody reads any more would not be known here, and go round for ever where channels make a circle.
+    new = {number: lease for lease in given for number in [identity(lease)] if is_read(lease)}
     prune(pool)
     for known in own(pool) | {identity(lease) for lease in pool.leases}:
         new.pop(known, None)

@@ -318,8 +318,10 @@ class ChannelPlane(Descriptors):
 
     def _handle(self, message: Message, fds: list[kernel.Descriptor]) -> Event | None:
         assigning = self.assigning
-        if self.ended is not None:
-            return None  # this side closed the channel: what else the peer asks is void
+        if self.ended is not None:  # this side closed the channel: what else the peer asks is void
+            if isinstance(message, Leases):  # but the buffers behind these are taken
+                assigning.on_leases(message, fds)
+            return None
         if fds and not isinstance(message, AssignMemory | AssignDone | Leases):
             raise ProtocolViolation(f"{len(fds)} descriptors beside {type(message).__name__}")
         match message:

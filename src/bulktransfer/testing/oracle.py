@@ -1,0 +1,242 @@
+"""The model's side of the comparison: the specification's state, and what users would have been told by now.
+
+Knows: spec, and which message of it is which event of the library. Must not know: the library.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from ..spec import model as m
+from ..spec.setup import present
+from ..spec.state import (
+    ABSENT,
+    ASSIGN,
+    ASSIGN_NO,
+    ASSIGN_YES,
+    BROKEN,
+    CLOSED,
+    CONNECTED,
+    COPY,
+    COPY_REFUSED,
+    END,
+    ENDED,
+    LEASE,
+    MOVE,
+    MOVE_REFUSED,
+    OVER,
+    PASS,
+    PENDING,
+    RELEASE,
+    REMOVE,
+    REMOVE_NO,
+    REMOVE_YES,
+    REMOVING,
+    TEARDOWN,
+    THERE,
+    TRANSFERS,
+    Message,
+    with_queue,
+)
+from ..spec.steps import hang_ups
+
+_EVENTS = {
+    MOVE: "move_received",
+    PASS: "buffer_received",
+    COPY: "copy_received",
+    RELEASE: "copy_released",
+    MOVE_REFUSED: "operation_refused",
+    COPY_REFUSED: "operation_refused",
+}
+_WITH_META = (MOVE, PASS, COPY)
+_ERRORS = {MOVE_REFUSED: "NotOwnedError", COPY_REFUSED: "CopyRefusedError"}
+
+_END_ERRORS = {CLOSED: "ClosedChannelError", ENDED: "EndOfChannelError", BROKEN: "BrokenChannelError"}
+_ASKED = {PENDING: "assign", REMOVING: "remove"}
+
+End = tuple[int, int]  # channel, side
+
+
+class Due(NamedTuple):
+    """An event that a user is to receive; buffers are numbered through all pools, -1: none."""
+
+    kind: str
+    buffer: int = -1
+    meta: bytes = b""
+    error: str = ""
+
+
+class Oracle:
+    """A state of the specification, driven beside the library."""
+
+    def __init__(self, domains: int, shared: bool, mistakes: frozenset[str] = frozenset()) -> None:
+        self.state = m.begin(domains, m.Rules(shared=shared, slots=1 << 30, mistakes=mistakes))
+        self.events: dict[End, deque[Due]] = {}
+        self.outcomes: dict[int, list[tuple[str, str]]] = {d: [] for d in range(domains)}
+        self.taken: dict[End, int] = {}
+        self._metas: dict[End, deque[bytes]] = {}
+
+    # ---- calls ----
+
+    def apply(self, after: m.State | m.Refused) -> str:
+        """Take the state that a call led to; the name of the error, or nothing."""
+        if isinstance(after, m.Refused):
+            return after.error
+        before, self.state = self.state, after
+        self._tell_of_ends(before, delivered=False)
+        self._trim()
+        return ""
+
+    def connect(self, source: int, sink: int, creator: int) -> int:
+        """A channel; the side that creates it is its master. Its number."""
+        number = len(self.state.channels)
+        domains = (source, sink)
+        assert not self.apply(m.create(self.state, domains[creator], creator, "MASTER"))
+        assert not self.apply(m.bind(self.state, domains[1 - creator], number))
+        for side in (m.SOURCE, m.SINK):
+            self.events[number, side] = deque()
+            self._metas[number, side] = deque()
+            self.taken[number, side] = 0
+        return number
+
+    def send(self, act: str, domain: int, channel: int, buffer: int, meta: bytes) -> str:
+        """Move, copy, pass or release: the name of the error, or nothing."""
+        calls = {"move": m.move, "copy": m.copy, "pass": m.pass_, "release": m.release}
+        after = calls[act](self.state, domain, channel, buffer)
+        if not isinstance(after, m.Refused) and act != "release":
+            self.note(channel, act in ("move", "copy"), meta)
+        return self.apply(after)
+
+    def note(self, channel: int, to_sink: bool, meta: bytes) -> None:
+        """These bytes travel with what is sent next."""
+        self._metas[channel, m.SINK if to_sink else m.SOURCE].append(meta)
+
+    # ---- deliveries ----
+
+    def head(self, channel: int, side: int) -> Message | None:
+        """What that side would take next."""
+        return m.waiting(self.state, channel, side)
+
+    def deliver(self, channel: int, side: int) -> None:
+        """Take it, and note what the user is told. Raises: AssertionError (an honest domain would be accused)."""
+        self._end_last(channel, side)
+        message = self.head(channel, side)
+        assert message is not None, f"nothing is on its way over channel {channel} to side {side}"
+        verdict = m.judge(self.state, channel, side)
+        assert verdict != m.VIOLATION, f"the model calls {message} over channel {channel} a violation"
+        stage = self.state.channels[channel].stages[side]
+        before = self._standing(channel, side, message)
+        state, self.state = self.state, m.deliver(self.state, channel, side)
+        self._tell_of_ends(state, delivered=True)
+        if message.kind in TRANSFERS:
+            self.taken[channel, side] += 1
+        meta = self._metas[channel, side].popleft() if message.kind in _WITH_META else b""
+        if verdict == m.ACCEPTED:
+            self._tell(channel, side, message, meta, stage, before)
+        self._trim()
+
+    def _end_last(self, channel: int, side: int) -> None:
+        """Refusals may be published behind the end of a side that is torn down; the library takes those, too.
+
+        The specification loses them, and leases give back what they were about.
+        """
+        queue = self.state.queues[channel][side]
+        if len(queue) > 1 and queue[0].kind == END:
+            self.state = with_queue(self.state, channel, side, (*queue[1:], queue[0]))
+
+    def _standing(self, channel: int, side: int, message: Message) -> str:
+        return self.state.standings[channel][message.item].sides[side] if message.kind in (REMOVE, ASSIGN) else ""
+
+    def _tell(self, channel: int, side: int, message: Message, meta: bytes, stage: str, before: str) -> None:
+        it = self.state.channels[channel]
+        events, outcomes = self.events[channel, side], self.outcomes[it.domains[side]]
+        kind = message.kind
+        if kind in _EVENTS:
+            events.append(Due(_EVENTS[kind], message.item, meta, _ERRORS.get(kind, "")))
+        elif kind == END and stage == CONNECTED and self.state.alive[it.domains[1 - side]]:
+            events.append(Due("teardown_received"))
+        elif kind in (ASSIGN_YES, ASSIGN_NO, REMOVE_YES, REMOVE_NO):
+            operation = "assign" if kind in (ASSIGN_YES, ASSIGN_NO) else "remove"
+            refused = {ASSIGN_NO: "PoolVetoError", REMOVE_NO: "PoolBusyError"}
+            outcomes.append((operation, refused.get(kind, "")))
+        elif kind in (ASSIGN, REMOVE):
+            after = self.state.standings[channel][message.item].sides[side]
+            if kind == ASSIGN and after in THERE:
+                events.append(Due("pool_assigned"))
+            elif kind == REMOVE and after == ABSENT:
+                events.append(Due("pool_removed"))
+            if before in ("PENDING", "REMOVING") and after != before:  # it shares the outcome of the crossing request
+                outcomes.append((kind.lower(), "" if (kind == ASSIGN) == (after in THERE) else "PoolBusyError"))
+
+    def follow(self, channel: int, side: int, taken: int, state: str) -> bool:
+        """Take what the library took, as far as it is there: so many transfers and refusals in all, and the end if it
+        is over there. A lease is taken as soon as it is the next. Whether anything was taken.
+        """
+        moved = False
+        while (head := self.head(channel, side)) is not None:
+            more = self.taken[channel, side] < taken
+            if head.kind in TRANSFERS:
+                due = more
+            else:
+                ended = state == "CLOSED" or (state == "TEARDOWN" and self.stage(channel, side) == CONNECTED)
+                due = head.kind == LEASE or ended or (more and len(self.state.queues[channel][side]) > 1)
+            if not due:
+                break
+            self.deliver(channel, side)
+            moved = True
+        return moved
+
+    def deliver_all(self, channel: int, side: int) -> None:
+        """Take everything that is on its way to that side."""
+        while self.head(channel, side) is not None:
+            self.deliver(channel, side)
+
+    def reclaim(self) -> None:
+        """Take back what leases give back."""
+        while True:
+            step = next(hang_ups(self.state), None)
+            if step is None:
+                return
+            self.state = step[1]
+
+    # ---- looking ----
+
+    def stage(self, channel: int, side: int) -> str:
+        """CONNECTED, TEARDOWN, or one of three ends."""
+        return self.state.channels[channel].stages[side]
+
+    def over(self, channel: int, side: int) -> bool:
+        """Whether that side has ended, or its domain."""
+        domain = self.state.channels[channel].domains[side]
+        return self.stage(channel, side) in OVER or not self.state.alive[domain]
+
+    def present(self, domain: int, pool: int) -> bool:
+        """Whether the pool is in the domain."""
+        return present(self.state, domain, pool)
+
+    def pools_on(self, channel: int, side: int) -> tuple[int, ...]:
+        """The pools that are assigned, as that side sees it."""
+        row = self.state.standings[channel]
+        return tuple(pool for pool, standing in enumerate(row) if standing.sides[side] in THERE)
+
+    def _tell_of_ends(self, before: m.State, *, delivered: bool) -> None:
+        """What was asked of a channel that ended since has an outcome now."""
+        for channel, (old, new) in enumerate(zip(before.channels, self.state.channels, strict=False)):
+            for side in (m.SOURCE, m.SINK):
+                stage = new.stages[side]
+                if stage not in OVER or old.stages[side] in OVER:
+                    continue
+                outcomes, error = self.outcomes[new.domains[side]], _END_ERRORS[stage]
+                for standing in before.standings[channel]:
+                    if standing.sides[side] in _ASKED:
+                        outcomes.append((_ASKED[standing.sides[side]], error))
+                if old.stages[side] == TEARDOWN:
+                    outcomes.append(("destroy", "" if delivered and stage == CLOSED else error))
+
+    def _trim(self) -> None:
+        """Meta data of messages that were lost is lost with them."""
+        for (channel, side), metas in self._metas.items():
+            count = sum(x.kind in _WITH_META for x in self.state.queues[channel][side])
+            while len(metas) > count:
+                metas.pop()
