@@ -114,6 +114,38 @@ def test_a_killed_reader_does_not_stop_the_writer_and_its_slots_come_back(spawn)
             assert values(reader) == [3]
 
 
+def test_a_slot_comes_back_when_a_reader_that_left_lets_go_of_its_array(spawn):
+    def leaver(pipe, address):
+        import gc
+
+        import bulktransfer as bulk
+
+        reader = bulk.reader(address)
+        array = reader.receive()
+        reader.close()
+        pipe.send("left")
+        pipe.recv()
+        del reader, array
+        gc.collect()
+        pipe.send("gone")
+        pipe.recv()
+
+    with bulk.writer("shm:", like=numbered(0), slots=2) as writer:
+        child = spawn(leaver, writer.address)
+        writer.send(numbered(1), timeout=PATIENCE_S)
+        assert child.receive() == "left"
+        slot = writer.next(PATIENCE_S)
+        with pytest.raises(TimeoutError):
+            writer.next(0.01)
+        waiting = Background(lambda: writer.next(PATIENCE_S))
+        child.send("let go")
+        assert child.receive() == "gone"
+        for each in (slot, waiting.result()):
+            each.discard()
+        child.send("end")
+        child.join()
+
+
 def test_a_killed_reader_stops_the_writer_where_that_was_asked(spawn):
     with bulk.writer("shm:", like=numbered(0), stop_with_reader=True) as writer:
         child = spawn(holder, writer.address)

@@ -217,17 +217,7 @@ class Channel:
 
         What has arrived can still be received. Cancelled, the teardown goes on. Raises: as bulk.Channel.destroy.
         """
-        timers: list[asyncio.TimerHandle] = []
-
-        def start(done: Done) -> None:
-            self.sync.destroy(timeout, done)
-            timers.append(asyncio.get_running_loop().call_later(timeout, self._look_at_deadline, timers))
-
-        try:
-            await self._outcome(start)
-        finally:
-            for timer in timers:
-                timer.cancel()
+        await self._outcome(lambda done: self.sync.destroy(timeout, done))
 
     def close(self) -> None:
         """End the channel at once; idempotent, never raises, never waits. Tasks that wait get ClosedChannelError."""
@@ -257,12 +247,6 @@ class Channel:
         if self._pull():
             self.watch.stop()
         self.watch.wake()
-
-    def _look_at_deadline(self, timers: list[asyncio.TimerHandle]) -> None:
-        """A deadline of the domain is due, of which the descriptor does not tell."""
-        self._look()
-        if not self._over:  # the loop's clock was ahead
-            timers[:] = [asyncio.get_running_loop().call_later(0.001, self._look_at_deadline, timers)]
 
     def _pull(self) -> bool:
         """Take what is there, a fair share at most; True if the channel is over."""

@@ -54,7 +54,7 @@ class Writer:
         self._taken: set[int] = set()  # slots that the user has
         self._number = self.sent = self.dropped = 0
         self._closed = False
-        domain = bulk.Domain()  # what is waited for here has nothing to do with the rest of the program
+        self._domain = domain = bulk.Domain()  # what is waited for here concerns nothing else in the program
         spec = bulk.ChannelSpec(
             direction=bulk.Direction.TX,
             trust=trust,
@@ -122,7 +122,7 @@ class Writer:
         """The memory of a slot that nobody has, if there is one; it is the caller's."""
         buffer = self._free_buffer()
         if buffer is None:
-            self._serve(0)
+            self._serve()
             buffer = self._free_buffer()
         if buffer is not None:
             self._taken.add(buffer.index)
@@ -137,7 +137,7 @@ class Writer:
         self._check_open()
         if len(meta) > self._meta_size:
             raise ValueError(f"{len(meta)} bytes of meta data; the writer takes {self._meta_size}")
-        self._serve(0)
+        self._serve()
         if self._slow == "wait":
             self._await(self._audience, timeout, "a reader")
         audience = self._audience()
@@ -180,7 +180,7 @@ class Writer:
     def readers(self) -> int:
         """How many readers there are now."""
         if not self._closed:
-            self._serve(0)
+            self._serve()
         return len(self._audience())
 
     def wait_for_readers(self, count: int = 1, timeout: float | None = None) -> None:
@@ -193,16 +193,18 @@ class Writer:
 
     def _await(self, met: Callable[[], Any], timeout: float | None, what: str) -> None:
         """Serve readers until a condition is met. Raises: TimeoutError, and why a reader left, if that stops it."""
-        end = None if timeout is None else time.monotonic() + timeout
-        while not met():
-            left = None if end is None else end - time.monotonic()
-            if left is not None and left <= 0:
-                raise TimeoutError(f"{self!r}: {what} did not come within {timeout} s")
-            self._serve(left)
 
-    def _serve(self, timeout: float | None) -> None:
-        """Wait for news of readers; take in who comes, what comes back, and who leaves."""
-        for fd, _ in self._poll.poll(None if timeout is None else timeout * 1000):
+        def look() -> bool:
+            self._serve()
+            return bool(met())
+
+        # the domain also wakes for what no channel tells: that a reader, gone for long, let go of its last array
+        if not self._domain.wait_for(look, timeout):
+            raise TimeoutError(f"{self!r}: {what} did not come within {timeout} s")
+
+    def _serve(self) -> None:
+        """Take in who has come, what has come back, and who has left."""
+        for fd, _ in self._poll.poll(0):
             if fd == self._listening:
                 self._welcome()
             elif fd in self._links:
