@@ -117,3 +117,11 @@ def test_an_echo_alone_goes_on_until_it_is_told_to_stop(
     server.signal(signal.SIGTERM)
     assert server.receive() == 0
     server.join()
+
+
+def test_queue_measures_both_and_checks_what_arrived(bench: Callable[..., Any]) -> None:
+    found = bench("queue", "--size", "64KiB", "--objects", "50", "--bytes", "256KiB", "--pairs", "5")["data"]
+    assert found.keys() == {"100 bytes", "64 KiB"}
+    assert found["64 KiB"]["count"] == 4
+    for figures in found.values():
+        assert len(figures["per_s"]["ours"]) == len(figures["per_s"]["multiprocessing"]) == 5

@@ -16,6 +16,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 # The lines that must be there, as patterns. Several processes write, so their order says nothing.
 SAYS: dict[str, list[str]] = {
+    "batch_loader": ["12 batches, the sum of their means is 66"],
     "callbacks": [r"readings: {'left': 30, 'right': 20}"],
     "camera": [*(rf"frame {n} has a mean of {n}0?\.0" for n in range(10)), "the camera is off"],
     "camera_streams": ["quick: the last picture was 49", "slow: the last picture was 49", r"camera: sent \d+"],
@@ -43,7 +44,7 @@ SAYS: dict[str, list[str]] = {
     ],
     "worker_pool": ["the sum is 204472320 and right"],
 }
-NEEDS_NUMPY = {"camera", "camera_streams"}
+NEEDS_NUMPY = {"batch_loader", "camera", "camera_streams"}
 
 
 def test_every_example_is_run_here() -> None:

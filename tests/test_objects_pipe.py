@@ -8,6 +8,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
+import resource
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 import bulktransfer as bulk
 import object_tasks
 from bulktransfer.objects import _parcel, store
+from forking import needs_root
 from object_children import child
 
 MIB = 1 << 20
@@ -279,7 +281,7 @@ def test_an_end_travels_to_a_child(pipe: Any, method: str) -> None:
         assert other.exitcode == 0
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+@needs_root
 def test_what_another_user_sent_is_not_unpickled_unless_allowed(pipe: Any) -> None:
     r, w = pipe(False)
     with child("fork", object_tasks.send_as, 65534, w, "from nobody") as other:
@@ -395,3 +397,29 @@ def test_buffers_are_at_most_an_eighth_too_big(size: int) -> None:
     assert size <= found <= max(4096 * -(-size // 4096), size * 9 / 8)
     assert found % 4096 == 0
     assert store.buffer_size(found) == found
+
+
+def test_an_object_as_big_as_the_limit_is_sent(pipe: Any) -> None:
+    a, b = pipe(limit=2 * MIB + 4096)
+    a.send(bytes(2 * MIB))  # with its pickle more than a buffer size, which the limit would not allow
+    assert b.recv() == bytes(2 * MIB)
+
+
+def test_without_a_free_descriptor_an_object_is_lost_with_an_error_and_the_next_arrives(pipe: Any) -> None:
+    a, b = pipe()
+    for n in (1, 2):
+        a.send(np.full(MIB, n, np.uint8))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    blockers = [os.dup(0) for _ in range(highest)]  # so that every number below the limit is in use
+    limit = max(blockers) + 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        with pytest.raises(OSError, match="no descriptor left to take its memory with"):
+            b.recv()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for fd in blockers:
+            os.close(fd)
+    assert b.recv()[0] == 2
+    assert a._sender.store.collect()

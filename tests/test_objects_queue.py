@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import queue
+import resource
 import threading
 from collections import Counter
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 import bulktransfer as bulk
 import object_tasks
+from forking import SOMEBODY_ELSE, fork, needs_root
 from object_children import child
 
 MIB = 1 << 20
@@ -298,3 +300,26 @@ def test_a_queue_that_is_dropped_leaves_nothing_open() -> None:
     del q
     thread.join()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def put_more_than_the_kernel_carries(pipe: Any) -> list[int]:
+    """As a user whose processes may have few descriptors on their way."""
+    bulk.current_domain()
+    q = bulk.Queue()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
+    os.setuid(SOMEBODY_ELSE)
+    for n in range(120):
+        q.put(np.full(1 << 14, n, np.uint8))
+    pipe.send("put")
+    pipe.recv()
+    got = [int(q.get(timeout=30)[-1]) for _ in range(120)]
+    finish(q)
+    return got
+
+
+@needs_root
+def test_with_many_leases_on_their_way_the_feeder_waits() -> None:
+    child = fork(put_more_than_the_kernel_carries)
+    assert child.receive() == "put"
+    child.pipe.send("get")
+    assert child.result() == list(range(120))

@@ -114,8 +114,10 @@ cdef class Ledger:
     cdef int open(self) except -1:
         """Have a description of the table that no other process has; a fork closes it in the child."""
         if self.fd < 0:
-            self.own = keep(_os.open(f"/proc/self/fd/{self.table_fd}", _os.O_RDWR | _os.O_CLOEXEC))
-            self.fd = self.own.fileno()
+            own = keep(_os.open(f"/proc/self/fd/{self.table_fd}", _os.O_RDWR | _os.O_CLOEXEC))
+            if self.fd < 0:  # another thread may have been faster, and have locks on its own
+                self.own = own
+                self.fd = own.fileno()
         return 0
 
     cdef int claim(self) except -1:
@@ -211,7 +213,7 @@ cdef class Ledger:
             refuse(-result, "sending an object")
         return True
 
-    def receive(self, int sock, int64_t uid):
+    def receive(self, int sock, bint anybody):
         """Take a task if there is one now, and count it as held; None if not. As _post.receive otherwise."""
         cdef bt_letter letter
         cdef int result
@@ -230,7 +232,7 @@ cdef class Ledger:
             refuse(-result, "receiving an object")
         if result == 0:
             raise EOFError
-        return opened(&letter, uid)
+        return opened(&letter, anybody)
 
     cdef int64_t sums(self, int sock, int64_t* held) except -1:
         """Objects that were put and not got, and tasks got and not done; within the gate."""

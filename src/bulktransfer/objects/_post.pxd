@@ -18,6 +18,7 @@ cdef extern from "post.h" nogil:
     int bt_post_unread(int sock)
     int bt_post_wait(int sock, int events, int timeout_ms)
     enum: MSG_DONTWAIT, POLLIN, POLLOUT
+    unsigned int getuid()
 
-cdef object opened(bt_letter* letter, int64_t uid)
+cdef object opened(bt_letter* letter, bint anybody)
 cdef int refuse(int error, str what) except -1

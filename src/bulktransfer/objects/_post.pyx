@@ -21,14 +21,14 @@ cdef int refuse(int error, str what) except -1:
     raise OSError(error, f"{what}: {_os.strerror(error)}")
 
 
-cdef object opened(bt_letter* letter, int64_t uid):
+cdef object opened(bt_letter* letter, bint anybody):
     """(kind, body, descriptor or -1), which the caller owns. Raises: TrustMismatchError, OSError (EMFILE)."""
-    if uid >= 0 and letter.uid != uid:
+    if not anybody and letter.uid != getuid():
         if letter.fd >= 0:
             _os.close(letter.fd)
         raise TrustMismatchError(
-            f"a message of user {letter.uid} was thrown away unread by user {uid}: unpickling runs what its sender "
-            f"likes (allow_pickle=True admits it)")
+            f"a message of user {letter.uid} was thrown away unread by user {getuid()}: unpickling runs what its "
+            f"sender likes (allow_pickle=True admits it)")
     if letter.truncated and letter.fd < 0:
         raise OSError(EMFILE, "an object is lost: this process has no descriptor left to take its memory with")
     try:
@@ -57,10 +57,10 @@ def send(int sock, uint32_t kind, body, int fd):
         refuse(-result, "sending an object")
 
 
-def receive(int sock, timeout, int64_t uid):
+def receive(int sock, timeout, bint anybody):
     """The next message as (kind, body, descriptor or -1); None if none came within `timeout` seconds.
 
-    The caller owns the descriptor. `uid`: the only user whose messages are taken, -1 for any.
+    The caller owns the descriptor. anybody: also from processes of other users.
     Raises: EOFError (nothing will come any more), TrustMismatchError, OSError.
     """
     cdef bt_letter letter
@@ -83,7 +83,7 @@ def receive(int sock, timeout, int64_t uid):
         refuse(-result, "receiving an object")
     if result == 0:
         raise EOFError
-    return opened(&letter, uid)
+    return opened(&letter, anybody)
 
 
 cdef bint ready(int sock, int events, timeout) except -1:

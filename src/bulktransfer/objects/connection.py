@@ -29,7 +29,7 @@ class Terms(NamedTuple):
 
     limit: int
     wait: bool
-    uid: int  # whose messages are taken; -1: anybody's
+    anybody: bool  # also what processes of other users sent
 
     @classmethod
     def of(cls, limit: int | None, when_full: str, allow_pickle: bool) -> Terms:
@@ -42,7 +42,7 @@ class Terms(NamedTuple):
             raise TypeError(f"limit={limit!r}; it takes a number of bytes")
         if limit <= 0:
             raise ValueError(f"limit={limit}; it takes a number of bytes above 0")
-        return cls(limit, when_full == "wait", -1 if allow_pickle else os.getuid())
+        return cls(limit, when_full == "wait", bool(allow_pickle))
 
 
 class Sender:
@@ -188,7 +188,7 @@ class Connection:
         return serial.unpacked(self._received(self._check_readable()))
 
     def _received(self, handle: int) -> tuple[int, bytes, int]:
-        letter = _post.receive(handle, None, self._terms.uid)
+        letter = _post.receive(handle, None, self._terms.anybody)
         assert letter is not None
         return letter
 

@@ -214,7 +214,7 @@ class Queue:
         return serial.unpacked(letter)
 
     def _taken(self, sock: int, timeout: float | None) -> tuple[int, bytes, int] | None:
-        return _post.receive(sock, timeout, self._terms.uid)
+        return _post.receive(sock, timeout, self._terms.anybody)
 
     def get_nowait(self) -> Any:
         """The next object if there is one now. Raises: as get."""
@@ -267,7 +267,7 @@ class JoinableQueue(Queue):
     def _taken(self, sock: int, timeout: float | None) -> tuple[int, bytes, int] | None:
         end = None if timeout is None else time.monotonic() + timeout
         while True:
-            letter = self._ledger.receive(sock, self._terms.uid)
+            letter = self._ledger.receive(sock, self._terms.anybody)
             if letter is not None:
                 return letter
             if not _post.readable(sock, None if end is None else max(0.0, end - time.monotonic())):

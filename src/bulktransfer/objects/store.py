@@ -102,6 +102,8 @@ class Store:
         Raises: LimitError (more than the limit), PoolExhaustedError (in use, and not to wait for), OSError (ENOMEM).
         """
         wanted = buffer_size(size)
+        if wanted > self.limit:  # then without room to spare
+            wanted = (size + 4095) // 4096 * 4096
         if wanted > self.limit:
             raise LimitError(f"an object of {size} bytes: the limit for all objects of this sender is {self.limit}")
         while True:
