@@ -47,7 +47,15 @@ FREE = "__init__"  # the public names come from everywhere
 # From outside, besides the standard library. The core has no dependencies.
 OUTSIDE: dict[str, set[str]] = {
     "_native": {"libc", "posix", "cpython", "cython", "numpy"},  # numpy on demand, see the last test
-    "bench": {"libc", "posix", "cpython", "cython", "numpy", "iceoryx2"},  # what it compares with, where installed
+    "bench": {
+        "libc",
+        "posix",
+        "cpython",
+        "cython",
+        "numpy",
+        "iceoryx2",
+        "torch",
+    },  # what it compares with, where installed
     "arrow": {"pyarrow"},
     "objects": {"libc", "cpython", "torch"},  # torch on demand: how its tensors travel
     "cli": {"numpy"},

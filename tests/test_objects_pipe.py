@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import multiprocessing
 import multiprocessing.connection
@@ -423,3 +424,34 @@ def test_without_a_free_descriptor_an_object_is_lost_with_an_error_and_the_next_
             os.close(fd)
     assert b.recv()[0] == 2
     assert a._sender.store.collect()
+
+
+def test_threads_that_share_an_end_take_turns_at_the_limit(pipe: Any) -> None:
+    a, b = pipe(limit=MIB)
+    threads = [threading.Thread(target=a.send, args=(np.full(MIB, n, np.uint8),)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    assert sorted(int(b.recv()[-1]) for _ in threads) == list(range(6))
+    for thread in threads:
+        thread.join()
+
+
+def test_a_machine_without_memory_is_a_limit_while_something_is_to_come_back(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pipe(when_full="error")
+    a.send(np.zeros(MIB, np.uint8))
+    held = b.recv()
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    monkeypatch.setattr("bulktransfer.core.memory.make", refused)
+    with pytest.raises(bulk.PoolExhaustedError):
+        a.send(np.zeros(MIB, np.uint8))
+    assert held.sum() == 0
+    del held
+    a.send(np.ones(MIB, np.uint8))
+    assert b.recv().sum() == MIB
+    with pytest.raises(OSError, match="no memory"):
+        a.send(np.zeros(2 * MIB, np.uint8))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import importlib.util
 import multiprocessing
@@ -43,7 +44,7 @@ def _torchs() -> Any:
     return importlib.import_module("torch.multiprocessing").get_context("spawn").Queue()
 
 
-# The name of what must be installed; how a queue is made; how an array goes in.
+# The name of what must be installed; how a queue is made.
 PEERS: dict[str, tuple[str, Callable[[], Any]]] = {
     "ours": ("", _ours),
     REFERENCE: ("", _multiprocessings),
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> Report:
 
 
 def _wrapper(array: Any) -> Callable[[str], Any]:
-    """The array as each library's own thing."""
+    """The array as each library's own thing; a new tensor each time, since torch moves one into shared memory once."""
 
     def wrapped(name: str) -> Any:
         return importlib.import_module("torch").from_numpy(array) if name == "torch" else array
@@ -117,7 +118,7 @@ def _compare(
         turns = {name: stack.enter_context(_consumer(name, count, size)) for name in names}
         for number in range(TURNS + pairs):
             for name, turn in turns.items():
-                rate = count / turn(thing_for(name))
+                rate = count / turn(functools.partial(thing_for, name))
                 if number >= TURNS:
                     rates[name].append(rate)
     report.data[what] = {"count": count, "per_s": rates}
@@ -130,7 +131,7 @@ def _compare(
 
 
 @contextlib.contextmanager
-def _consumer(name: str, count: int, size: int) -> Iterator[Callable[[Any], float]]:
+def _consumer(name: str, count: int, size: int) -> Iterator[Callable[[Callable[[], Any]], float]]:
     """A process that gets; what is yielded puts a thing `count` times and says how many seconds it took."""
     queue = PEERS[name][1]()
     here, there = multiprocessing.Pipe(False)
@@ -138,11 +139,11 @@ def _consumer(name: str, count: int, size: int) -> Iterator[Callable[[Any], floa
     process.start()
     there.close()
 
-    def turn(thing: Any) -> float:
+    def turn(thing: Callable[[], Any]) -> float:
         with quiet():
             start_s = time.perf_counter()
             for _ in range(count):
-                queue.put(thing)
+                queue.put(thing())
             if not here.poll(PATIENCE_S):
                 raise CannotMeasure(f"{name}'s consumer did not get {count} objects of {size} bytes in {PATIENCE_S} s")
             got = here.recv()

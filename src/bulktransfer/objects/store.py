@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import os
 import select
 import threading
@@ -20,8 +21,9 @@ from ..core.memory import keep
 from . import _parcel
 
 SEGMENT_BYTES = 64 << 20  # a pool has more than one buffer up to here
-IDLE_S = 5.0  # a pool that nobody used for so long goes
+IDLE_S = 30.0  # a pool that nobody used for so long goes
 LOOKS = 16  # buffers that are out and looked at, each time one is wanted
+GIVEN_UP_S = 1.0  # between looks for what a thread took and then had no lease of, of which no event tells
 LOOK_MS = 10  # between looks where the kernel cannot say that a lease ended (no inotify instance left)
 
 
@@ -143,7 +145,12 @@ class Store:
         count = max(1, min(have, SEGMENT_BYTES // wanted, (self.limit - self.bytes) // wanted))
         if self.bytes + count * wanted > self.limit:
             return None
-        segment = Segment(count, wanted)
+        try:
+            segment = Segment(count, wanted)
+        except OSError as error:
+            if error.errno != errno.ENOMEM or not self._out:
+                raise
+            return None  # the machine is as good a limit while something is to come back
         self._segments.setdefault(wanted, []).append(segment)
         self.bytes += segment.bytes
         return segment.take()
@@ -184,21 +191,22 @@ class Store:
             if not segments:
                 del self._segments[size]
 
-    def await_return(self, timeout_s: float | None = None) -> None:
-        """Wait until some lease ended, or, where there is none, for a moment. Raises: OSError."""
+    def await_return(self, timeout_s: float = GIVEN_UP_S) -> None:
+        """Wait until some lease ended, or the time is over. Raises: OSError."""
         poller = select.poll()
         with contextlib.ExitStack() as stack:
             try:
                 watch = stack.enter_context(contextlib.closing(keep(_parcel.watch())))
                 with self._lock:
-                    for segment in {slot.segment for slot in self._out}:
-                        _parcel.watch_memory(watch.fileno(), segment.memory)
+                    for segments in self._segments.values():
+                        for segment in segments:
+                            _parcel.watch_memory(watch.fileno(), segment.memory)
             except OSError:
                 timeout_s = LOOK_MS / 1000  # the user's inotify instances or watches are used up
             else:
                 poller.register(watch.fileno(), select.POLLIN)
             if not self.collect():  # what ended before the watch began
-                poller.poll(None if timeout_s is None else timeout_s * 1000)
+                poller.poll(timeout_s * 1000)
 
     @property
     def out(self) -> int:
