@@ -59,6 +59,7 @@ OUTSIDE: dict[str, set[str]] = {
     "arrow": {"pyarrow"},
     "objects": {"libc", "cpython", "torch"},  # torch on demand: how its tensors travel
     "cli": {"numpy"},
+    "names": {"zenoh"},  # on demand, where it is asked for
     "flow": {"numpy"},
     "streams": {"numpy"},
     "testing": {"hypothesis", "pytest"},

@@ -4,6 +4,7 @@ The public names; the design and the report's sections are explained in ARCHITEC
 """
 
 from . import backends as backends
+from . import names as names
 from ._native.buffer import Buffer
 from ._native.event import Event, Transfer
 from ._native.outcome import Outcome

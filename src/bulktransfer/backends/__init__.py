@@ -16,12 +16,21 @@ from ..core import scheme as _scheme
 
 ENTRY_POINT_GROUP: Final = "bulktransfer.backends"
 
-_BUILT_IN: Final = {"local": ".local", "shm": ".shm"}  # scheme -> module with a BACKEND
+_BUILT_IN: Final = {"local": ".local", "shm": ".shm"}  # scheme -> module with a BACKEND; see announce
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
 
 # Filled by setdefault alone, which is atomic: a lock held while a plug-in is imported could deadlock with a thread
 # that imports the same plug-in, and a lock held while another thread forks would be lost to the child.
 _registered: dict[str, Backend] = {}
+
+
+def announce(scheme: str, module: str) -> None:
+    """Serve `scheme` by the BACKEND of a module of this library, which is imported when it is first asked for.
+
+    Raises: ValueError (the scheme has another module).
+    """
+    if _BUILT_IN.setdefault(scheme, module) != module:
+        raise ValueError(f"announce: the scheme {scheme!r} belongs to {_BUILT_IN[scheme]}")
 
 
 def register(backend: Backend) -> None:
@@ -46,6 +55,8 @@ def register(backend: Backend) -> None:
 def backend_for(address: str) -> Backend:
     """The backend of `address`, which is loaded where it has to be.
 
+    A backend that has a method `at(address)` stands for others: that says which one it is.
+
     Raises:
         TypeError: `address` is not a str, or an entry point is not a `Backend`.
         ValueError: the scheme is missing or unknown; the text lists the known ones.
@@ -61,7 +72,9 @@ def backend_for(address: str) -> Backend:
         backend = _load_built_in(scheme) if scheme in _BUILT_IN else _load_entry_point(scheme)
     if backend is None:
         raise ValueError(f"address {address!r}: the scheme {scheme!r} is unknown; known are {_known()}")
-    return _registered.setdefault(scheme, backend)
+    at = getattr(_registered.setdefault(scheme, backend), "at", None)
+    found: Backend = _registered[scheme] if at is None else at(address)
+    return found
 
 
 def _load_built_in(scheme: str) -> Backend:

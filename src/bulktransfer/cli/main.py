@@ -14,10 +14,17 @@ import bulktransfer as bulk
 
 from ..bench import main as bench
 from ..block import command as block
-from . import check, demo, forward
+from . import check, demo, forward, names
 
 INTERRUPTED = 130
-RUN = {"demo": demo.run, "check": check.run, "forward": forward.run, "bench": bench.run, "block": block.run}
+RUN = {
+    "demo": demo.run,
+    "check": check.run,
+    "forward": forward.run,
+    "names": names.run,
+    "bench": bench.run,
+    "block": block.run,
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_parser(commands)
     forward.add_parser(commands)
     check.add_parser(commands)
+    names.add_parser(commands)
     bench.add_parsers(commands)
     block.add_parser(commands)
     return whole
