@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Protocol
 
+from .bench import command as bench
 from .nbd import command as nbd
 from .service import command as serve
 
@@ -23,7 +24,7 @@ class _Command(Protocol):
     def run(self, args: argparse.Namespace, /) -> int: ...
 
 
-_COMMANDS: dict[str, _Command] = {"nbd": nbd, "serve": serve}
+_COMMANDS: dict[str, _Command] = {"nbd": nbd, "serve": serve, "bench": bench}
 
 
 def add_parser(commands: _Subparsers) -> None:

@@ -1,0 +1,1 @@
+"""The work loads of the report on the block service, measured."""
