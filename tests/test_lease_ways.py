@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 
 import pytest
 
@@ -10,6 +11,7 @@ import bulktransfer as bulk
 import meeting
 from bulktransfer import Direction, EventKind, Trust
 from bulktransfer._native import kernel
+from bulktransfer._native.pool import make_pool
 from bulktransfer.core import leases
 from worlds import INVALID, OWNED_COPIED, PATIENCE_S, READ_ONLY, READ_WRITE, World, nothing_comes, take, until_the_end
 
@@ -307,6 +309,17 @@ def test_leases_that_cannot_be_kept_end_the_channel_they_came_over_and_no_other(
     buffer = ways.alloc.alloc()
     other.move(buffer)
     assert take(end, EventKind.MOVE_RECEIVED)
+
+
+def test_leases_where_memory_is_not_shared_are_a_violation(ways):
+    tx, _ = ways.way(ways.a, ways.b, ways.alloc.pool)
+    twin = make_pool(uuid.uuid4(), ways.a, Trust.NONE, None, 4, 4096, False, False)
+    read, write = (leases.kernel.Descriptor(fd) for fd in os.pipe())
+    leases.take(tx, twin, [])
+    with pytest.raises(bulk.ProtocolViolation, match="not shared"):
+        leases.take(tx, twin, [write])
+    assert twin.leases == []
+    assert not leases.kernel.hung_up(read.fileno())
 
 
 def test_leases_of_a_pool_that_left_are_let_go(ways):

@@ -17,6 +17,7 @@ cdef class ReceiveCore(SendCore):
     cdef uint64_t received[4]
     cdef uint64_t refused_here, refused_there
 
+    cdef public bint begun  # the control message that is being taken is on its way to be answered
     cdef Event take(self)
     cdef Event take_transfer(self, bt_entry* entry, uint8_t* meta, int act)
     cdef Event take_refusal(self, bt_entry* entry)

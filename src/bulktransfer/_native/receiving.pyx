@@ -53,7 +53,14 @@ cdef class ReceiveCore(SendCore):
             if entry.serial != self.control_seen:
                 self._violation(f"control message {entry.serial} where {self.control_seen} was due")
             self.control_seen += 1
-            event = self._control()
+            self.begun = False
+            try:
+                self._control()
+            except BaseException:  # an interrupt may come before anything of it is done
+                if not self.begun and self.link != NULL:
+                    self.link.rx.head -= 1
+                    self.control_seen -= 1
+                raise
         else:
             self._violation(f"an entry of kind {entry.kind}")
         if self.link != NULL and not self.lazy:

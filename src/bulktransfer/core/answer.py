@@ -80,6 +80,8 @@ class Answering(RequestBook):
         elif own is not None:
             self.finish(own, from_code(code, reason))
         channel.say(AssignAnswer(message.request, code, reason))
+        if error is not None:
+            raise_interrupt(error.__cause__)
         return None
 
     def judge_assign(self, message: AssignRequest, pool_id: uuid.UUID, own: Request | None) -> Assignment:
@@ -120,7 +122,7 @@ class Answering(RequestBook):
             event = make_event(EventKind.POOL_ASSIGNED, channel, pool=pool, present=present)
             try:
                 answer = channel.run_veto(callback, event)
-            except Exception as veto:
+            except BaseException as veto:
                 domain.pool_quiet(pool)
                 raise PoolVetoError(f"assign of pool {name} was vetoed: {veto}") from veto
         assignment = Assignment(pool, message.slot, channel.number, False, channel.same_domain)
@@ -166,7 +168,8 @@ class Answering(RequestBook):
             return
         try:
             given = [*leases.make(request.assignment), *pool.leases]
-            seal_pool(pool)
+            assert pool.memory is not None
+            memory.seal_for_good(pool.memory)
             self.channel.say(AssignMemory(message.request), [pool.memory, *given])
         except ConnectionError:
             raise
@@ -370,14 +373,15 @@ class Answering(RequestBook):
             raise ProtocolViolation(f"removal of pool number {message.slot}, which is under way")
         answer: Answer | None = None
         error: BulkError | None = None
+        cause: BaseException | None = None
         if not channel.may_remove(assignment):
             error = PoolBusyError(f"pool {pool.name}: a buffer that travelled over the channel has not come home")
         elif channel.callbacks.pool_removed is not None:
             try:
                 event = make_event(EventKind.POOL_REMOVED, channel, pool=pool)
                 answer = channel.run_veto(channel.callbacks.pool_removed, event)
-            except Exception as veto:  # noqa: BLE001 - whatever a callback raises is the veto
-                error = PoolVetoError(f"remove of pool {pool.name} was vetoed: {veto}")
+            except BaseException as veto:  # noqa: BLE001 - whatever a callback raises is the veto
+                error, cause = PoolVetoError(f"remove of pool {pool.name} was vetoed: {veto}"), veto
             if channel.ended is not None:
                 if answer is not None:
                     answer.lapse(ChannelStateError(f"remove of pool {pool.name}: the channel was closed meanwhile"))
@@ -387,6 +391,7 @@ class Answering(RequestBook):
             answer.due(lambda error: self.conclude_remove(message.request, assignment, error))
             return None
         self.conclude_remove(message.request, assignment, error)
+        raise_interrupt(cause)
         if error is None and channel.callbacks.pool_removed is None:
             return make_event(EventKind.POOL_REMOVED, channel, pool=pool)
         return None
@@ -427,15 +432,7 @@ class Answering(RequestBook):
                 self.channel.queue_event(make_event(EventKind.POOL_REMOVED, self.channel, pool=request.assignment.pool))
 
 
-def seal_pool(pool: Pool) -> None:
-    """No further seals on a pool's memory: at the first assignment (design section 5). Raises: OSError."""
-    assert pool.memory is not None
-    if not kernel_sealed(pool.memory):
-        kernel.add_seals(pool.memory, kernel.SEAL_SEAL)
-
-
-def kernel_sealed(source: kernel.Descriptor) -> bool:
-    """Whether the memory takes no further seals."""
-    import fcntl
-
-    return bool(fcntl.fcntl(source.fileno(), fcntl.F_GET_SEALS) & kernel.SEAL_SEAL)
+def raise_interrupt(cause: BaseException | None) -> None:
+    """A callback was interrupted, which is its veto: now that the peer knows, the interrupt goes on."""
+    if cause is not None and not isinstance(cause, Exception):
+        raise cause

@@ -77,6 +77,8 @@ def take(channel: Any, pool: Pool, given: Sequence[kernel.Descriptor]) -> None:
     """
     if not given:
         return
+    if not pool.shared:
+        raise ProtocolViolation(f"{len(given)} leases of pool {pool.name}, whose memory is not shared", reason="lease")
     # One that nobody reads any more would not be known here, and go round for ever where channels make a circle.
     new = {number: lease for lease in given for number in [identity(lease)] if is_read(lease)}
     prune(pool)

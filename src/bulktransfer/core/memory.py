@@ -7,6 +7,7 @@ descriptor must be. Must not know: channels.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pathlib
 
@@ -112,6 +113,12 @@ def adopt_pool(source: kernel.Descriptor, size: int, name: str) -> kernel.Mappin
 def keep(fd: int) -> kernel.Descriptor:
     """A descriptor that is closed when it is dropped, and first of all in a forked child. Raises: MemoryError."""
     return kernel.Descriptor(fd)
+
+
+def seal_for_good(source: kernel.Descriptor) -> None:
+    """No further seals on a pool's memory: at the first assignment (design section 5). Raises: OSError."""
+    if not fcntl.fcntl(source.fileno(), fcntl.F_GET_SEALS) & kernel.SEAL_SEAL:
+        kernel.add_seals(source, kernel.SEAL_SEAL)
 
 
 def identity(source: kernel.Descriptor) -> tuple[int, int]:

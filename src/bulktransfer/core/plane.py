@@ -50,6 +50,7 @@ from .callbacks import Callbacks
 from .deferral import Answer
 from .descriptor import Descriptors
 from .domain import Domain
+from .interrupts import INTERRUPTS
 from .knock import Knock
 from .limits import Constraints, Limits
 from .setup import Joined, Reception
@@ -269,7 +270,7 @@ class ChannelPlane(Descriptors):
             self.domain.set_loose(self)  # nobody can serve it before this is over
         self.ask(event)
         try:
-            with self.domain.aside():
+            with self.domain.aside(), INTERRUPTS.let_through():
                 call_back(callback, event)
             return self.answer
         except BaseException:
@@ -290,7 +291,14 @@ class ChannelPlane(Descriptors):
 
     # ---- answers to ChannelCore ----
 
-    def _control(self) -> Event | None:
+    def _control(self) -> None:
+        with INTERRUPTS.held_off():
+            self.begun = True
+            event = self._answer()
+            if event is not None:
+                self.queue_event(event)
+
+    def _answer(self) -> Event | None:
         got = self.next_message()
         if got is None:
             if self.hung_up:
