@@ -10,7 +10,7 @@ from cpython.pythread cimport (
     NOWAIT_LOCK, WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock, PyThread_release_lock,
     PyThread_type_lock)
 from libc.errno cimport EAGAIN, EINTR, ENOSPC, errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 
 from ._post cimport MSG_DONTWAIT, bt_letter, bt_post_receive, bt_post_send, bt_post_unread, opened, refuse
 
@@ -30,10 +30,12 @@ cdef extern from "tally.h" nogil:
         bt_row rows[1]
     int bt_gate_try(int fd)
     int bt_gate_wait(int fd)
-    void bt_gate_leave(int fd)
+    void bt_gate_leave(bt_tally* t, int fd)
+    int bt_turn_begin(bt_tally* t, int row)
+    void bt_turn_end(bt_tally* t, int row)
+    void bt_count_begin(bt_tally* t, int fd, int mine)
+    int bt_row_done(bt_row* row)
     int bt_row_claim(bt_tally* t, int fd)
-    void bt_row_turn(bt_tally* t, int row)
-    int bt_rows_still(const bt_tally* t, int fd, int mine, uint64_t* sum)
     void bt_rows_sum(const bt_tally* t, int fd, int mine, int64_t* pending, int64_t* held)
     int bt_rows_done(bt_tally* t, int fd, int mine)
     void bt_changed(bt_tally* t)
@@ -41,21 +43,20 @@ cdef extern from "tally.h" nogil:
 
 cdef extern from * nogil:
     """
-    #include <sched.h>
     #include <sys/mman.h>
     #define bt_add_pending(row, n) __atomic_fetch_add(&(row)->pending, n, __ATOMIC_RELAXED)
+    #define bt_add_held(row, n) __atomic_fetch_add(&(row)->held, n, __ATOMIC_SEQ_CST)
+    #define bt_load_early(t) __atomic_load_n(&(t)->early, __ATOMIC_SEQ_CST)
     #define bt_load_changes(t) __atomic_load_n(&(t)->changes, __ATOMIC_SEQ_CST)
     """
     void bt_add_pending(bt_row* row, int64_t n)
+    void bt_add_held(bt_row* row, int64_t n)
+    int64_t bt_load_early(bt_tally* t)
     uint32_t bt_load_changes(bt_tally* t)
     enum: PROT_READ, PROT_WRITE, MAP_SHARED
     void* mmap(void* address, size_t size, int protection, int flags, int fd, long offset)
     int munmap(void* address, size_t size)
     void* MAP_FAILED
-    int sched_yield()
-
-cdef enum:
-    LOOKS = 1000  # at a count that others move meanwhile; the last look may be one too high a sender
 
 
 def make_table():
@@ -79,11 +80,9 @@ cdef class Ledger:
     cdef int row
     cdef int table_fd
     cdef object own
-    cdef bint gated  # something hangs on the count
 
-    def __cinit__(self, int table_fd, bint gated):
+    def __cinit__(self, int table_fd):
         """Map the table; `table_fd` stays the caller's, and open. Raises: OSError."""
-        self.gated = gated
         self.table = NULL
         self.lock = NULL
         self.fd = self.row = -1
@@ -137,18 +136,17 @@ cdef class Ledger:
             refuse(-row, "entering the table of a queue")
         return 0
 
-    # Between enter and leave no Python code runs, and nothing is allocated: neither a signal handler nor a finalizer
-    # can come back here and wait for its own thread.
+    # From enter to leave, and during a turn, no Python code runs, and nothing is allocated: neither a signal handler
+    # nor a finalizer can come back here and wait for its own thread.
 
-    cdef void take_turn(self) noexcept:
+    cdef void lock_threads(self) noexcept:
         if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
             with nogil:
                 PyThread_acquire_lock(self.lock, WAIT_LOCK)
 
-    cdef int enter(self) except -1:
-        cdef int result
-        self.take_turn()
-        result = bt_gate_try(self.fd)
+    cdef int enter_gate(self) except -1:
+        """With the lock, which is given back where it raises."""
+        cdef int result = bt_gate_try(self.fd)
         if result == -EAGAIN:
             with nogil:
                 result = bt_gate_wait(self.fd)
@@ -157,29 +155,43 @@ cdef class Ledger:
             refuse(-result, "taking one's turn at the table of a queue")
         return 0
 
+    cdef int enter(self) except -1:
+        self.lock_threads()
+        return self.enter_gate()
+
     cdef void leave(self) noexcept:
-        bt_gate_leave(self.fd)
+        bt_gate_leave(self.table, self.fd)
         PyThread_release_lock(self.lock)
+
+    cdef bint begin_turn(self) except -1:
+        """Whether `end_turn` has to leave the gate."""
+        self.lock_threads()
+        if bt_turn_begin(self.table, self.row):
+            return False
+        self.enter_gate()
+        return True
+
+    cdef void end_turn(self, bint in_gate) noexcept:
+        if in_gate:
+            self.leave()
+        else:
+            bt_turn_end(self.table, self.row)
+            PyThread_release_lock(self.lock)
 
     def accept(self, int sock, int64_t maxsize):
         """Count one object as put, unless `maxsize` are there already (0: no limit); whether it was."""
-        cdef int64_t pending = 0, held
-        cdef int unread
+        cdef int64_t held
+        cdef bint accepted
         self.claim()
         if maxsize <= 0:
             bt_add_pending(&self.table.rows[self.row], 1)
             return True
         self.enter()
-        unread = bt_post_unread(sock)
-        if unread >= 0:
-            bt_rows_sum(self.table, self.fd, self.row, &pending, &held)
-            if unread + pending < maxsize:
-                bt_add_pending(&self.table.rows[self.row], 1)
-                pending = -1
+        accepted = self.sums(sock, &held) < maxsize
+        if accepted:
+            bt_add_pending(&self.table.rows[self.row], 1)
         self.leave()
-        if unread < 0:
-            refuse(-unread, "counting the objects of a queue")
-        return pending < 0
+        return accepted
 
     def forget(self):
         """One object that was accepted will not be sent."""
@@ -190,21 +202,14 @@ cdef class Ledger:
         """Send what was accepted; False if the socket has no room now. Raises: OSError."""
         cdef Py_buffer view
         cdef int result
+        cdef bint in_gate
         PyObject_GetBuffer(body, &view, PyBUF_SIMPLE)
         try:
-            if self.gated:
-                self.enter()
-            else:
-                self.take_turn()
-                bt_row_turn(self.table, self.row)
+            in_gate = self.begin_turn()
             result = bt_post_send(sock, kind, view.buf, view.len, fd, True, MSG_DONTWAIT)
             if result == 0:
                 bt_add_pending(&self.table.rows[self.row], -1)
-            if self.gated:
-                self.leave()
-            else:
-                bt_row_turn(self.table, self.row)
-                PyThread_release_lock(self.lock)
+            self.end_turn(in_gate)
         finally:
             PyBuffer_Release(&view)
         if result == -EAGAIN or result == -EINTR:
@@ -217,15 +222,13 @@ cdef class Ledger:
         """Take a task if there is one now, and count it as held; None if not. As _post.receive otherwise."""
         cdef bt_letter letter
         cdef int result
+        cdef bint in_gate
         self.claim()
-        self.enter()
+        in_gate = self.begin_turn()
         result = bt_post_receive(sock, &letter, MSG_DONTWAIT)
         if result > 0:
-            if self.table.early > 0:
-                self.table.early -= 1
-            else:
-                self.table.rows[self.row].held += 1
-        self.leave()
+            bt_add_held(&self.table.rows[self.row], 1)
+        self.end_turn(in_gate)
         if result == -EAGAIN or result == -EINTR:
             return None
         if result < 0:
@@ -234,20 +237,12 @@ cdef class Ledger:
             raise EOFError
         return opened(&letter, anybody)
 
-    cdef int64_t sums(self, int sock, int64_t* held) except -1:
+    cdef int64_t sums(self, int sock, int64_t* held) noexcept:
         """Objects that were put and not got, and tasks got and not done; within the gate."""
         cdef int64_t pending = 0
-        cdef int unread = 0, _look
-        cdef uint64_t before = 0, after = 0
-        cdef bint still
-        for _look in range(LOOKS):
-            still = self.gated or bt_rows_still(self.table, self.fd, self.row, &before)
-            unread = bt_post_unread(sock)
-            bt_rows_sum(self.table, self.fd, self.row, &pending, held)
-            if self.gated or (still and bt_rows_still(self.table, self.fd, self.row, &after) and before == after):
-                break
-            sched_yield()
-        return max(unread, 0) + pending
+        bt_count_begin(self.table, self.fd, self.row)
+        bt_rows_sum(self.table, self.fd, self.row, &pending, held)
+        return max(bt_post_unread(sock), 0) + pending
 
     def count(self, int sock):
         """How many objects were put and not got. Raises: OSError."""
@@ -264,24 +259,32 @@ cdef class Ledger:
         self.open()
         self.enter()
         found = self.sums(sock, &held)
-        found += held - min(self.table.early, found)
+        found = self.not_done(found + held)
         self.leave()
         return found
+
+    cdef int64_t not_done(self, int64_t tasks) noexcept:
+        """What is left of so many tasks; within the gate."""
+        if self.table.early > tasks:  # they are gone with who had them
+            self.table.early = tasks
+        return tasks - self.table.early
 
     def done(self, int sock):
         """A task is done; False if there was none. Raises: OSError."""
         cdef int64_t held, found
-        cdef bint fine = True
+        cdef bint fine
         self.open()
-        self.enter()
-        found = self.sums(sock, &held)
-        if not bt_rows_done(self.table, self.fd, self.row):
-            fine = self.table.early < found
-            self.table.early += fine
-        self.leave()
-        if fine:
-            bt_changed(self.table)
-        return fine
+        if self.row < 0 or bt_load_early(self.table) or not bt_row_done(&self.table.rows[self.row]):
+            self.enter()
+            found = self.sums(sock, &held)
+            fine = self.not_done(found + held) > 0
+            if fine and not bt_rows_done(self.table, self.fd, self.row):
+                self.table.early += 1
+            self.leave()
+            if not fine:
+                return False
+        bt_changed(self.table)
+        return True
 
     def changed(self):
         """Wake those who wait: there is room, or less to do."""

@@ -20,11 +20,13 @@ The protocol
 
 Counting
     qsize is what the socket has (FIONREAD; post.h has the trick) and what living processes have accepted and not sent.
-    A row lives while its process has a lock on it that only the kernel can end early. Steps that move a count (accept
-    with a maxsize; send and its row; a task taken and held) happen within the *gate*: a file lock that the kernel takes
-    from whoever dies. A kill within leaves one of two: the step was not made, or the kernel's half was made and the
-    row, now a dead one's, does not count. So qsize, maxsize and a JoinableQueue's tasks stay right. A task that a
-    killed process had taken and not done counts as gone: `join` does not wait for the dead (multiprocessing's would).
+    A row lives while its process has a lock on it that only the kernel can end early. Two steps that must be seen
+    as one (send and its row; a task taken and held) are a *turn*, in which the row's version is odd. Who counts (put
+    with a maxsize, qsize, join) holds the *gate*, a file lock that the kernel takes from whoever dies, and waits until
+    no living process is in its turn. A kill leaves one of two: the step was not made, or the kernel's half was made
+    and the row, now a dead one's, does not count. So qsize, maxsize and a JoinableQueue's tasks stay right. A task
+    that a killed process had taken and not done counts as gone: `join` does not wait for the dead, as
+    multiprocessing's would.
 
     Whoever waits for room or for the end of all tasks sleeps on a futex that the others wake, and looks again ten times
     a second, because no event tells of a death between taking and waking.
@@ -90,8 +92,6 @@ class Queue:
     Raises: ValueError, TypeError, OSError (EMFILE).
     """
 
-    _counts_tasks = False
-
     def __init__(
         self,
         maxsize: int = 0,
@@ -111,7 +111,7 @@ class Queue:
         self._writer = writer
         self._table = table
         self._terms = terms
-        self._ledger = Ledger(table.fd, maxsize > 0 or self._counts_tasks)
+        self._ledger = Ledger(table.fd)
         self._starting = threading.Lock()
         self._ignore_epipe = False  # concurrent.futures sets it
         self._reset()
@@ -261,8 +261,6 @@ class Queue:
 
 class JoinableQueue(Queue):
     """A queue whose tasks are counted, as multiprocessing.JoinableQueue; those of a killed process do not count."""
-
-    _counts_tasks = True
 
     def _taken(self, sock: int, timeout: float | None) -> tuple[int, bytes, int] | None:
         end = None if timeout is None else time.monotonic() + timeout

@@ -2,7 +2,9 @@
  *
  * Knows: who has how much, the file locks that say who lives and whose turn it is. Must not know: messages, Python.
  * Both kinds of lock belong to a descriptor that one process alone has opened, so the kernel ends them with it.
- * Every word but `changes`, `waiters` and a row's `pending` and `version` is read and written by who holds the gate.
+ * Who sends or takes a task makes two changes, one of them the kernel's, that must be seen as one: it takes a *turn*, in
+ * which its row's version is odd. Who counts holds the gate, says so, and waits until no living process is in its turn;
+ * who finds that somebody counts goes through the gate instead. Without a count no turn costs a system call.
  */
 #ifndef BT_TALLY_H
 #define BT_TALLY_H
@@ -12,6 +14,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/syscall.h>
@@ -20,11 +23,12 @@
 
 #define BT_ROWS 4095 /* processes of one queue that put, or get tasks */
 #define BT_GATE ((off_t)1 << 40)
+#define BT_LOOKS 1000
 
 typedef struct bt_row {
-    int64_t pending; /* put, and not in the socket yet; also written, without the gate, by the row's process alone */
+    int64_t pending; /* put, and not in the socket yet */
     int64_t held;    /* tasks got and not done */
-    uint64_t version; /* odd while its process sends outside the gate */
+    uint64_t version; /* odd during a turn of its process */
     uint8_t pad[40];
 } bt_row;
 
@@ -33,7 +37,8 @@ typedef struct bt_tally {
     uint32_t waiters;
     int64_t early; /* tasks that were said to be done before anybody got them */
     uint32_t used; /* rows beyond were never anybody's */
-    uint8_t pad[44];
+    uint32_t counting;
+    uint8_t pad[40];
     bt_row rows[BT_ROWS];
 } bt_tally;
 static_assert(sizeof(bt_row) == 64 && offsetof(bt_tally, rows) == 64, "processes share it");
@@ -56,7 +61,10 @@ static inline int bt_gate_wait(int fd) {
     return result < 0 ? result : 0;
 }
 
-static inline void bt_gate_leave(int fd) { (void)bt_file_lock(fd, F_OFD_SETLK, F_UNLCK, BT_GATE); }
+static inline void bt_gate_leave(bt_tally *t, int fd) {
+    __atomic_store_n(&t->counting, 0, __ATOMIC_SEQ_CST); /* also what a killed process left */
+    (void)bt_file_lock(fd, F_OFD_SETLK, F_UNLCK, BT_GATE);
+}
 
 /* Make a row this process's, as long as it has `fd`: its number, or -errno. Within the gate. */
 static inline int bt_row_claim(bt_tally *t, int fd) {
@@ -66,7 +74,7 @@ static inline int bt_row_claim(bt_tally *t, int fd) {
         if (result < 0) return result;
         __atomic_store_n(&t->rows[i].pending, 0, __ATOMIC_RELAXED);
         __atomic_store_n(&t->rows[i].version, 0, __ATOMIC_RELAXED);
-        t->rows[i].held = 0;
+        __atomic_store_n(&t->rows[i].held, 0, __ATOMIC_RELAXED);
         if (t->used < (uint32_t)i + 1) t->used = (uint32_t)i + 1;
         return i;
     }
@@ -77,18 +85,28 @@ static inline int bt_row_lives(int fd, int row, int mine) {
     return row == mine || bt_file_lock(fd, F_OFD_GETLK, F_WRLCK, row) != F_UNLCK;
 }
 
-/* Around a send outside the gate. seq_cst: with bt_rows_still, which looks before and after it counts. */
-static inline void bt_row_turn(bt_tally *t, int row) { __atomic_fetch_add(&t->rows[row].version, 1, __ATOMIC_SEQ_CST); }
+/* Begin a turn: 0 where somebody counts, so that it takes the gate. seq_cst: the version is stored before `counting` is
+ * read here, and `counting` before the version there, so at least one of the two sees the other. */
+static inline int bt_turn_begin(bt_tally *t, int row) {
+    __atomic_fetch_add(&t->rows[row].version, 1, __ATOMIC_SEQ_CST);
+    if (!__atomic_load_n(&t->counting, __ATOMIC_SEQ_CST)) return 1;
+    __atomic_fetch_add(&t->rows[row].version, 1, __ATOMIC_SEQ_CST);
+    return 0;
+}
 
-/* Whether no living process is between sending and taking it off its row; `sum` tells whether one was meanwhile. */
-static inline int bt_rows_still(const bt_tally *t, int fd, int mine, uint64_t *sum) {
-    *sum = 0;
-    for (uint32_t i = 0; i < t->used && i < BT_ROWS; i++) {
-        uint64_t version = __atomic_load_n(&t->rows[i].version, __ATOMIC_SEQ_CST);
-        if (version & 1 && bt_row_lives(fd, (int)i, mine)) return 0;
-        *sum += version;
-    }
+static inline void bt_turn_end(bt_tally *t, int row) { __atomic_fetch_add(&t->rows[row].version, 1, __ATOMIC_SEQ_CST); }
+
+static inline int bt_rows_still(const bt_tally *t, int fd, int mine) {
+    for (uint32_t i = 0; i < t->used && i < BT_ROWS; i++)
+        if (__atomic_load_n(&t->rows[i].version, __ATOMIC_SEQ_CST) & 1 && bt_row_lives(fd, (int)i, mine)) return 0;
     return 1;
+}
+
+/* Have no turn begin, and wait for those under way, which are short. Within the gate; leaving it ends the count. A
+ * process that was stopped in its turn is not waited for for ever: the count may be one too high then. */
+static inline void bt_count_begin(bt_tally *t, int fd, int mine) {
+    __atomic_store_n(&t->counting, 1, __ATOMIC_SEQ_CST);
+    for (int looks = 0; looks < BT_LOOKS && !bt_rows_still(t, fd, mine); looks++) sched_yield();
 }
 
 /* Sums over the rows of living processes; what a dead one had not sent is gone, and what it had got. */
@@ -96,7 +114,7 @@ static inline void bt_rows_sum(const bt_tally *t, int fd, int mine, int64_t *pen
     *pending = *held = 0;
     for (uint32_t i = 0; i < t->used && i < BT_ROWS; i++) {
         /* relaxed: its own process publishes nothing else by it, and a message by way of the kernel */
-        int64_t p = __atomic_load_n(&t->rows[i].pending, __ATOMIC_RELAXED), h = t->rows[i].held;
+        int64_t p = __atomic_load_n(&t->rows[i].pending, __ATOMIC_RELAXED), h = __atomic_load_n(&t->rows[i].held, __ATOMIC_RELAXED);
         if ((p || h) && bt_row_lives(fd, (int)i, mine)) {
             *pending += p;
             *held += h;
@@ -104,17 +122,19 @@ static inline void bt_rows_sum(const bt_tally *t, int fd, int mine, int64_t *pen
     }
 }
 
-/* A task is done: take it from who has one, this process first. 0: nobody has. */
+/* Take a task that is done off a row; 0: it has none. seq_cst: with others that do the same. */
+static inline int bt_row_done(bt_row *row) {
+    int64_t held = __atomic_load_n(&row->held, __ATOMIC_SEQ_CST);
+    while (held > 0)
+        if (__atomic_compare_exchange_n(&row->held, &held, held - 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) return 1;
+    return 0;
+}
+
+/* Take a task that is done off whatever living process has one, this one first. 0: nobody has. */
 static inline int bt_rows_done(bt_tally *t, int fd, int mine) {
-    if (mine >= 0 && t->rows[mine].held > 0) {
-        t->rows[mine].held--;
-        return 1;
-    }
+    if (mine >= 0 && bt_row_done(&t->rows[mine])) return 1;
     for (uint32_t i = 0; i < t->used && i < BT_ROWS; i++)
-        if (t->rows[i].held > 0 && bt_row_lives(fd, (int)i, mine)) {
-            t->rows[i].held--;
-            return 1;
-        }
+        if (bt_row_lives(fd, (int)i, mine) && bt_row_done(&t->rows[i])) return 1;
     return 0;
 }
 
