@@ -39,7 +39,11 @@ def close(*connections):
 
 def test_it_is_a_backend_that_does_not_spin():
     assert isinstance(BACKEND, abc.Backend)
-    assert (BACKEND.scheme, BACKEND.spins, tuple(BACKEND.trusts)) == ("local", False, (Trust.FULL, Trust.HALF))
+    assert (BACKEND.scheme, BACKEND.spins, tuple(BACKEND.trusts)) == (
+        "local",
+        False,
+        (Trust.FULL, Trust.HALF, Trust.NONE),
+    )
 
 
 def test_both_ends_meet_and_are_this_process():

@@ -47,7 +47,7 @@ def shared():
 
 def test_it_is_a_backend_of_full_trust():
     assert isinstance(BACKEND, abc.Backend)
-    assert (BACKEND.scheme, BACKEND.spins, tuple(BACKEND.trusts)) == ("shm", True, (Trust.FULL, Trust.HALF))
+    assert (BACKEND.scheme, BACKEND.spins, tuple(BACKEND.trusts)) == ("shm", True, (Trust.FULL, Trust.HALF, Trust.NONE))
 
 
 def test_two_processes_meet_and_know_each_other(names):

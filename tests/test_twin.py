@@ -9,7 +9,6 @@ import pytest
 
 import bulktransfer as bulk
 from bulktransfer import Callbacks, Trust
-from bulktransfer.backends import local, shm
 from bulktransfer.core import memory
 from worlds import INVALID, PATIENCE_S, READ_WRITE, World, take, together
 
@@ -17,9 +16,7 @@ NONE = Trust.NONE
 
 
 @pytest.fixture(params=["local", "shm"])
-def world(request, monkeypatch):
-    for backend in (local.BACKEND, shm.BACKEND):
-        monkeypatch.setattr(type(backend), "trusts", (Trust.FULL, Trust.HALF, NONE))
+def world(request):
     with World(request.param) as world:
         yield world
 

@@ -47,6 +47,7 @@ terms = st.builds(
     trust=st.sampled_from(Trust),
     meta_size=st.integers(0, 2048),
     slot_count=st.sampled_from([2**power for power in range(1, 17)]),
+    stage_size=st.sampled_from([0, *(2**power for power in range(16, 27))]),
 )
 STRATEGIES: dict[type[Any], st.SearchStrategy[Any]] = {
     messages.Hello: st.builds(
@@ -235,6 +236,8 @@ WELCOME_ONE = encode(Welcome(ID, (TERMS,)))
         (packed(2, ID + struct.pack("!BBBBHI", 1, 0, 0, 0, 0, 0)), r"slot_count is 0, not between 2 and 65536"),
         (packed(2, ID + struct.pack("!BBBBHI", 1, 0, 0, 0, 0, 131072)), r"slot_count is 131072, not between"),
         (packed(2, ID + struct.pack("!BBBBHI", 1, 0, 0, 0, 0, 1023)), r"slot_count is 1023, not a power of two"),
+        (packed(2, ID + struct.pack("!BBBBHII", 1, 0, 0, 0, 0, 2, 65537)), r"stage_size is 65537, not a power of two"),
+        (packed(2, ID + struct.pack("!BBBBHII", 1, 0, 0, 0, 0, 2, 1 << 27)), r"stage_size is 134217728, not between"),
         (packed(4, struct.pack("!HH", 0, 0)), "Refusal: code is 0, not between 1 and 65535"),
         (packed(4, struct.pack("!HH", 1, 1025) + b"a" * 1025), "Refusal: reason has 1025 bytes, 1024 are allowed"),
         (packed(4, struct.pack("!HH", 1, 65535)), "Refusal: reason has 65535 bytes, 1024 are allowed"),

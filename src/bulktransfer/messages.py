@@ -39,6 +39,7 @@ class Terms:
     trust: Trust
     meta_size: int
     slot_count: int
+    stage_size: int = 0  # of the source's staging area; 0 where memory is shared
 
 
 @dataclass(frozen=True, slots=True)

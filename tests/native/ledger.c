@@ -170,7 +170,7 @@ static enum bt_verdict rule_for_owner(const bench *b, int i) {
     if (f->owned) /* never left, or came over this very channel: else it contradicts somebody else */
         return !f->came || f->came == i + 1 ? BT_VIOLATION : BT_REFUSED;
     if (f->in) return f->in >> i & 1 ? BT_VIOLATION : BT_REFUSED;
-    if (!b->pool.shared && b->pool.home && b->a[i].mine && f->gone != i + 1) return BT_REFUSED;
+    if (!b->pool.shared && b->pool.home && b->a[i].mine && !b->a[i].same_domain && f->gone != i + 1) return BT_REFUSED;
     return BT_OK;
 }
 

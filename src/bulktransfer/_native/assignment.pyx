@@ -4,10 +4,11 @@ Knows: which copies are out and held, and what comes back when a lease hangs up.
 """
 
 cimport cython
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
 from bulktransfer._native.buffer cimport Buffer
+from bulktransfer._native.kernel cimport Mapping, bt_is_leaving, bt_twin, bt_twin_claimed
 from bulktransfer._native.ledger cimport (
     BT_ABSENT, BT_ACTIVE, BT_PENDING, BT_READ_ONLY, BT_READ_WRITE, BT_REMOVING, bt_bit, bt_bit_clear, bt_bit_words,
     bt_guarded_reclaim, bt_is_away, bt_is_given, bt_is_outstanding, bt_reclaims,
@@ -57,6 +58,12 @@ cdef class Assignment:
         """Whether both ends of the channel are in this domain."""
         return bool(self.c.same_domain)
 
+    def look_through(self, Mapping window, held):
+        """The peer exposes the pool: contents are read there (section 5) as long as the lease `held` is open."""
+        self.window = window
+        self.held = held
+        self.c.window = <const uint8_t*> window.base
+
     @property
     def active(self):
         """Whether buffers may travel."""
@@ -98,9 +105,17 @@ cdef class Assignment:
                 return True
         return False
 
+    cdef bint rests(self, uint32_t index):
+        """Whether nobody moves bytes of a buffer: none of its contents leaves, none arrives by another way."""
+        cdef bt_twin* twin = self.pool.c.twin
+        return not bt_is_leaving(twin, index) and not bt_twin_claimed(twin, index)
+
     def leaving(self):
-        """Whether contents of a buffer are still on their way out of this domain."""
-        return False
+        """Whether bytes of a buffer that is to come back are on their way: it is not free yet."""
+        cdef uint32_t i
+        if self.pool.c.twin == NULL:
+            return False
+        return any([bt_is_outstanding(&self.c, i) and not self.rests(i) for i in range(self.pool.c.count)])
 
     def reclaim(self):
         """Everybody behind this assignment let go: take back what was away. Returns the buffers."""
@@ -108,11 +123,15 @@ cdef class Assignment:
         cdef Pool pool = self.pool
         back = []
         for i in range(pool.c.count):
+            if pool.c.twin != NULL and not self.rests(i):
+                continue
             living = 0
             if pool.c.slots[i].state == BT_READ_ONLY and bt_is_given(&self.c, i):
                 living = self.held_over_channels(pool.get(i))
             if bt_guarded_reclaim(table(), &self.c, i, living) > 0:  # what cannot be mapped now stays away
                 back.append(pool.get(i))
+                if pool.c.twin != NULL and pool.c.slots[i].state == BT_READ_WRITE:
+                    pool.grow(i, pool.c.slots[i].length)
                 if pool.reclaim and pool.c.slots[i].state == BT_READ_WRITE:
                     pool.come_home(i)
         return back

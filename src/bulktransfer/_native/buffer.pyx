@@ -146,6 +146,8 @@ cdef class Buffer:
             raise ValueError(f"length {value} of {self.called()}: it holds 0 to {self.pool.c.size} bytes")
         if s.views:
             raise explain(BT_VIEWS_LIVE, "setting the length", self, "")
+        if self.pool.c.apart:
+            self.pool.grow(self.index, value)
         s.length = value
 
     @property
@@ -186,6 +188,8 @@ cdef class Buffer:
                 raise explain(BT_VIEWS_LIVE, "put", self, "")
             if <uint64_t> source.len > self.pool.c.size:
                 raise ValueError(f"put of {source.len} bytes into {self.called()}: it holds {self.pool.c.size}")
+            if self.pool.c.twin != NULL and self.pool.c.twin.cells[self.index].fresh < <uint64_t> source.len:
+                self.pool.c.twin.cells[self.index].fresh = source.len
             self.slot().length = source.len
             self.fill(<const char*> source.buf, source.len, 0)
         finally:

@@ -14,7 +14,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
-#include "link.h"
+#include "arrival.h"
 
 #define BT_CARRIER_LOOK_MS 10 /* the first look by the clock; doubled while nothing moves */
 #define BT_CARRIER_LOOK_MAX_MS 160
@@ -30,6 +30,13 @@ typedef struct bt_carrier {
     int running;
 } bt_carrier;
 
+/* Whether something waits to be sent. With `lock` held. */
+static inline int bt_carrier_busy(const bt_carrier *c) {
+    for (const bt_link *at = c->links; at; at = at->next_carried)
+        if (bt_link_has(at)) return 1;
+    return 0;
+}
+
 /* Take `link` out of the list. With `lock` held. */
 static inline void bt_carrier_drop(bt_carrier *c, bt_link *link) {
     for (bt_link **at = &c->links; *at; at = &(*at)->next_carried)
@@ -39,7 +46,7 @@ static inline void bt_carrier_drop(bt_carrier *c, bt_link *link) {
             break;
         }
     epoll_ctl(c->epoll, EPOLL_CTL_DEL, link->sock, NULL);
-    if (c->count == 0) pthread_cond_broadcast(&c->idle);
+    if (!bt_carrier_busy(c)) pthread_cond_broadcast(&c->idle);
 }
 
 static inline bt_carrier *bt_carrier_new(void) {
@@ -57,12 +64,29 @@ static inline int bt_carrier_has(const bt_carrier *c, const bt_link *link) {
     return 0;
 }
 
+/* Have every link looked at now. */
+static inline void bt_carrier_nudge(bt_carrier *c) {
+    uint64_t one = 1;
+    (void)!write(c->wake, &one, sizeof one); /* non-blocking, and full after 2^64 - 2 of them */
+}
+
 /* One look at one link; what is finished, or can never be, is let go. With `lock` held. Whether anything went. */
 static inline int bt_carrier_step(bt_carrier *c, bt_link *link, uint32_t events) {
     uint32_t before = atomic_load_explicit(&link->waiting, memory_order_relaxed); /* a guess: only sets the pace */
     enum bt_carried how = bt_link_carry(link);
     int moved = atomic_load_explicit(&link->waiting, memory_order_relaxed) < before;
-    if (how != BT_CARRIED_ALL && (events & (EPOLLHUP | EPOLLERR))) how = BT_CARRY_ENDED;
+    int over = events & (EPOLLHUP | EPOLLERR);
+    if (how != BT_CARRIED_ALL && over) how = BT_CARRY_ENDED;
+    /* Contents wait for room: tell the peer's carrier, which its user may not have asked to be woken. */
+    if (how == BT_CARRY_SPACE && link->out.size) bt_ring_bell(link->sock);
+    if (link->in) {
+        int more = bt_arrivals_carry(link);
+        while (more && over) more = bt_arrivals_carry(link);
+        if (more) bt_carrier_nudge(c);
+        moved |= more;
+        if (how == BT_CARRIED_ALL && !over && !atomic_load_explicit(&link->ended, memory_order_relaxed))
+            return moved; /* more will come */
+    }
     if (how == BT_CARRIED_ALL || how == BT_CARRY_ENDED) {
         bt_carrier_drop(c, link);
         bt_link_release(link);
@@ -77,12 +101,6 @@ static inline int bt_carrier_step_all(bt_carrier *c) {
         moved |= bt_carrier_step(c, link, 0);
     }
     return moved;
-}
-
-/* Have every link looked at now. */
-static inline void bt_carrier_nudge(bt_carrier *c) {
-    uint64_t one = 1;
-    (void)!write(c->wake, &one, sizeof one); /* non-blocking, and full after 2^64 - 2 of them */
 }
 
 static void *bt_carrier_main(void *argument) {
@@ -106,7 +124,7 @@ static void *bt_carrier_main(void *argument) {
             bt_link_release(link);
         }
         if (lost) c->running = 0;
-        if (!c->count) pause_ms = -1;
+        if (!bt_carrier_busy(c)) pause_ms = -1;
         else if (moved || count > 0 || pause_ms < 0) pause_ms = BT_CARRIER_LOOK_MS;
         else if (pause_ms < BT_CARRIER_LOOK_MAX_MS) pause_ms *= 2;
         pthread_mutex_unlock(&c->lock);
@@ -161,34 +179,41 @@ static inline int bt_carrier_take(bt_carrier *c, bt_registry *registry, bt_link 
             c->count++;
             /* The first look comes at once where the socket can be written or read, else with the edge when it can. */
             struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = link};
+            if (link->in) event.events = EPOLLIN | EPOLLET | EPOLLEXCLUSIVE; /* after the user's bed: see wait.h */
             if (epoll_ctl(c->epoll, EPOLL_CTL_ADD, link->sock, &event) < 0) {
                 result = -errno;
                 bt_carrier_drop(c, link);
                 atomic_fetch_sub_explicit(&link->owners, 1, memory_order_relaxed);
             }
         }
-    }
+    } else if (link->in) bt_carrier_nudge(c); /* it is there for what comes in, and knows nothing of what waits now */
     pthread_mutex_unlock(&c->lock);
     return result;
 }
 
-/* Let go of a link that this carrier may have: a user who closes after sending the rest itself, or who ended it,
- * leaves nothing that would wake the carrier, and the socket would stay open. */
+/* Let go of a link that this carrier may have. A user who ended it leaves nothing that would wake the carrier, and the
+ * socket would stay open. */
 static inline void bt_carrier_release(bt_carrier *c, bt_link *link) {
     int shared = atomic_load_explicit(&link->owners, memory_order_relaxed) > 1; /* else nobody has it but the caller */
+    if (shared) {
+        pthread_mutex_lock(&c->lock);
+        int over = !bt_link_has(link) || atomic_load_explicit(&link->ended, memory_order_relaxed);
+        if (bt_carrier_has(c, link) && over) {
+            bt_carrier_drop(c, link);
+            bt_link_release(link); /* the carrier's; the caller has it too */
+        } else if (c->running) bt_carrier_nudge(c);
+        pthread_mutex_unlock(&c->lock);
+    }
     bt_link_release(link);
-    if (!shared) return;
-    pthread_mutex_lock(&c->lock);
-    if (c->running) bt_carrier_nudge(c);
-    pthread_mutex_unlock(&c->lock);
 }
 
 /* Wait until nothing is carried, at most until `deadline` (CLOCK_REALTIME). The links still carried. */
 static inline uint32_t bt_carrier_finish(bt_carrier *c, const struct timespec *deadline) {
     pthread_mutex_lock(&c->lock);
     bt_carrier_step_all(c); /* users may have sent the rest themselves */
-    while (c->count && pthread_cond_timedwait(&c->idle, &c->lock, deadline) == 0) continue;
-    uint32_t left = c->count;
+    while (bt_carrier_busy(c) && pthread_cond_timedwait(&c->idle, &c->lock, deadline) == 0) continue;
+    uint32_t left = 0;
+    for (const bt_link *at = c->links; at; at = at->next_carried) left += bt_link_has(at) != 0;
     pthread_mutex_unlock(&c->lock);
     return left;
 }

@@ -2,11 +2,12 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from bulktransfer._native.kernel cimport bt_registry
+from bulktransfer._native.kernel cimport bt_registry, bt_twin
+from bulktransfer._native.ledger cimport bt_assignment
 
 cdef extern from * nogil:
     """
-    #include "wait.h"
+    #include "busy.h"
     #include "carrier.h"
     #define BT_KICKED(k) ((const _Atomic int *)(k))
     #define BT_SLEEP_DATA(l) (&(l)->tx.own->sleep_data)
@@ -29,6 +30,16 @@ cdef extern from * nogil:
     ctypedef struct bt_rx:
         uint64_t head
         uint64_t published
+    ctypedef struct bt_stage_tx:
+        uint64_t size
+        uint64_t promised
+    ctypedef struct bt_arrival:
+        bt_entry entry
+        bt_twin* twin
+        int refused
+    ctypedef struct bt_arrivals:
+        uint64_t due
+        uint32_t open
     ctypedef struct bt_link:
         bt_tx tx
         bt_rx rx
@@ -37,6 +48,8 @@ cdef extern from * nogil:
         int sock
         uint64_t issued
         uint64_t rings
+        bt_stage_tx out
+        bt_arrivals* in_ "in"
     ctypedef struct bt_message:
         uint8_t data[1]
         int fds[1]
@@ -52,6 +65,7 @@ cdef extern from * nogil:
     void bt_link_open(
         bt_link* l, void* own, size_t own_size, void* peer, size_t peer_size, uint32_t slots, uint32_t meta)
     void bt_link_release(bt_link* link)
+    void bt_link_forget(bt_link* link)
     void bt_link_retain(bt_link* link)
     int bt_link_has(bt_link* link)
     void bt_link_end(bt_link* link)
@@ -59,6 +73,27 @@ cdef extern from * nogil:
     int bt_link_make_room(bt_link* link, uint32_t count)
     void bt_link_append(bt_link* link, const bt_entry* entry, uint8_t* data, size_t size, int* fds, int fd_count)
     int bt_link_carry(bt_link* link)
+    void bt_link_stage(bt_link* link, uint64_t size, uint32_t slots, uint32_t meta)
+    void bt_link_append_contents(
+        bt_link* link, const bt_entry* entry, uint8_t* meta, const uint8_t* contents, bt_twin* twin)
+    int bt_link_holds(bt_link* link, const bt_twin* twin, uint32_t index)
+    uint64_t bt_stage_span(uint64_t length)
+    int bt_stage_fits(bt_stage_tx* t, uint64_t length)
+    uint64_t bt_stage_fill(bt_stage_tx* t, const uint8_t* data, uint64_t done, uint64_t length)
+    bt_arrivals* bt_arrivals_new(bt_link* link, uint64_t stage_size, uint32_t slots, uint32_t meta)
+    void bt_arrivals_lock(bt_arrivals* i)
+    int bt_arrivals_trylock(bt_arrivals* i)
+    void bt_arrivals_unlock(bt_arrivals* i)
+    int bt_arrivals_enter(bt_arrivals* i, uint32_t slot, bt_assignment* a)
+    bt_arrival* bt_arrivals_head(bt_arrivals* i, const bt_rx* rx)
+    int bt_arrivals_whole(const bt_arrivals* i, const bt_rx* rx)
+    void bt_arrivals_open(bt_arrivals* i, bt_twin* twin, uint8_t* target, const uint8_t* window, int refused)
+    int bt_arrivals_pull(bt_link* link, uint32_t pieces)
+    void bt_arrivals_passed(bt_arrivals* i, const bt_rx* rx)
+    int bt_arrivals_quiet(bt_link* link)
+    void bt_arrivals_spoil(bt_link* link, const bt_twin* twin, uint32_t index)
+    int bt_carry_busily(bt_link* link)
+    int bt_pull_busily(bt_link* link)
     int bt_link_await(bt_link* link)
     void bt_link_consumed(bt_link* link)
     void bt_link_refused(bt_link* link, uint64_t count)
@@ -69,6 +104,7 @@ cdef extern from * nogil:
     int bt_link_refresh(bt_link* link, uint64_t* consumed)
     uint32_t bt_link_asked(const bt_link* link)
     void bt_carrier_release(bt_carrier* c, bt_link* link)
+    const uint8_t* bt_rx_meta(const bt_rx* rx)
     int64_t bt_rx_look(bt_rx* rx)
     int64_t bt_rx_look_again(bt_rx* rx)
     int bt_rx_refusals(const bt_rx* rx, uint32_t slot, uint32_t* all)
@@ -81,7 +117,7 @@ cdef extern from * nogil:
     int bt_spin(const bt_link* link, int outcomes, uint64_t budget, int yields, const void* kicked)
     uint64_t bt_now_ns()
     enum: BT_BY_SOCKET, BT_BY_KICK, BT_BY_DOMAIN, BT_BY_DEATH, BT_BY_HANG_UP
-    int bt_bed_add(int bed, int fd, int what)
+    int bt_bed_add(int bed, int fd, int what, int shared)
     int bt_bed_sleep(int bed, int timeout_ms)
     cdef struct pollfd:
         int fd

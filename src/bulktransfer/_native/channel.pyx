@@ -94,6 +94,8 @@ cdef class ChannelCore(WaitCore):
                         self._violation("its tail went back, or beyond its ring")
                     return None
                 event = self.take()
+                if self.arriving:
+                    return None
             if event is None or (event.queued and self.deliver(event)):
                 continue
             handler = self.handlers[event.number]

@@ -1,5 +1,5 @@
 from libc.stddef cimport size_t
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from "registry.h" nogil:
     ctypedef struct bt_registry:
@@ -9,6 +9,20 @@ cdef extern from "registry.h" nogil:
     void bt_registry_drop_fd(bt_registry* r, int fd)
     void bt_registry_unmap(bt_registry* r, void* address, size_t size)
     void bt_registry_close(bt_registry* r, int fd)
+
+cdef extern from "twin.h" nogil:
+    ctypedef struct bt_cell:
+        uint64_t fresh
+    ctypedef struct bt_twin:
+        bt_cell cells[1]
+    bt_twin* bt_twin_new(bt_registry* r, uint32_t count, uint64_t buffer_size)
+    void bt_twin_retain(bt_twin* t)
+    void bt_twin_leave(bt_twin* t, uint32_t jobs)
+    int bt_twin_put_off(bt_twin* t, void* base, size_t size, int revoke)
+    int bt_twin_claim(bt_twin* t, uint32_t index, uint32_t channel)
+    void bt_twin_unclaim(bt_twin* t, uint32_t index)
+    uint32_t bt_twin_claimed(const bt_twin* t, uint32_t index)
+    uint32_t bt_is_leaving(const bt_twin* t, uint32_t index)
 
 cdef bt_registry* registry() noexcept nogil
 
@@ -22,4 +36,6 @@ cdef class Mapping:
     cdef readonly size_t size
     cdef readonly bint writable
     cdef uint32_t generation
+    cdef bt_twin* twin  # who moves bytes of it without asking anybody
+    cdef void belong(self, bt_twin* twin) noexcept
     cdef void* disown(self) noexcept

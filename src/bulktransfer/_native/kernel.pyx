@@ -53,6 +53,8 @@ cdef extern from *:
         uint32_t version
         uint32_t slot_count
         uint32_t meta_size
+        uint64_t stage_size
+    int bt_stage_sane(uint64_t size) nogil
     void bt_outbox_init(bt_outbox* box, uint32_t slot_count, uint32_t meta_size) nogil
     int bt_outbox_sane(uint32_t slot_count, uint32_t meta_size) nogil
     uint64_t bt_outbox_size(uint32_t slot_count, uint32_t meta_size) nogil
@@ -222,8 +224,18 @@ cdef class Mapping:
         if self.generation != the_registry.generation:
             return
         cdef int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED
+        if self.twin != NULL and bt_twin_put_off(self.twin, self.base, self.size, True):
+            return  # when the last byte is out
         if mmap(self.base, self.size, PROT_NONE, flags, -1, 0) == MAP_FAILED:
             refuse(errno, f"unmapping {self.size} bytes")
+
+    cdef void belong(self, bt_twin* twin) noexcept:
+        """From now on it is kept while bytes of it are moved for `twin`; NULL: no longer."""
+        if self.twin != NULL:
+            bt_twin_leave(self.twin, 0)
+        self.twin = twin
+        if twin != NULL:
+            bt_twin_retain(twin)
 
     cdef void* disown(self) noexcept:
         cdef void* base = self.base
@@ -232,7 +244,9 @@ cdef class Mapping:
 
     def __dealloc__(self):
         if self.base != NULL and self.generation == the_registry.generation:
-            bt_registry_unmap(the_registry, self.base, self.size)
+            if self.twin == NULL or not bt_twin_put_off(self.twin, self.base, self.size, False):
+                bt_registry_unmap(the_registry, self.base, self.size)
+        self.belong(NULL)
 
 
 def create_memory(bytes name not None, size_t size, bint huge=True):
@@ -397,20 +411,21 @@ def table_full():
     return False
 
 
-def init_outbox(Mapping mapping not None, uint32_t slot_count, uint32_t meta_size):
+def init_outbox(Mapping mapping not None, uint32_t slot_count, uint32_t meta_size, uint64_t stage_size):
     """Write the header of an own outbox."""
     bt_outbox_init(<bt_outbox*> mapping.base, slot_count, meta_size)
+    (<bt_outbox*> mapping.base).stage_size = stage_size
 
 
-def judge_outbox(Mapping mapping not None, uint32_t slot_count, uint32_t meta_size):
+def judge_outbox(Mapping mapping not None, uint32_t slot_count, uint32_t meta_size, uint64_t stage_size):
     """Whether the header of a peer's outbox says what was agreed."""
     cdef bt_outbox* box = <bt_outbox*> mapping.base
     return (box.magic == BT_MAGIC and box.version == BT_LAYOUT_VERSION and box.slot_count == slot_count
-            and box.meta_size == meta_size)
+            and box.meta_size == meta_size and box.stage_size == stage_size)
 
 
-def outbox_size(uint32_t slot_count, uint32_t meta_size):
-    """Bytes of an outbox. Raises: ValueError (no such outbox)."""
-    if not bt_outbox_sane(slot_count, meta_size):
-        raise ValueError(f"an outbox of {slot_count} slots with {meta_size} bytes of meta data")
-    return bt_outbox_size(slot_count, meta_size)
+def outbox_size(uint32_t slot_count, uint32_t meta_size, uint64_t stage_size):
+    """Bytes of an outbox; its staging area (0: none) comes last. Raises: ValueError (no such outbox)."""
+    if not bt_outbox_sane(slot_count, meta_size) or not bt_stage_sane(stage_size):
+        raise ValueError(f"an outbox of {slot_count} slots with {meta_size} bytes of meta data, {stage_size} of stage")
+    return bt_outbox_size(slot_count, meta_size) + stage_size

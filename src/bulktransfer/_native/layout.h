@@ -15,7 +15,7 @@
 #define BT_LINE 64
 #define BT_PAGE 4096
 #define BT_MAGIC UINT32_C(0x4254524e) /* "BTRN" */
-#define BT_LAYOUT_VERSION 1
+#define BT_LAYOUT_VERSION 2
 #define BT_META_MAX 2048
 #define BT_META_INLINE 32
 #define BT_SLOTS_MIN 2
@@ -100,6 +100,14 @@ static inline bt_entry *bt_outbox_ring(bt_outbox *box) { return (bt_entry *)((ui
 
 static inline uint8_t *bt_outbox_meta(bt_outbox *box, uint32_t slot_count) {
     return (uint8_t *)box + BT_PAGE + bt_round_up((uint64_t)slot_count * sizeof(bt_entry), BT_PAGE);
+}
+
+#define BT_STAGE_MIN ((uint64_t)64 << 10)
+#define BT_STAGE_MAX ((uint64_t)64 << 20)
+
+/* Whether a staging area may be of this size; 0: there is none. */
+static inline int bt_stage_sane(uint64_t size) {
+    return size == 0 || (size >= BT_STAGE_MIN && size <= BT_STAGE_MAX && (size & (size - 1)) == 0);
 }
 
 /* The staging area, if there is one: behind everything else. */

@@ -78,6 +78,7 @@ typedef struct bt_pool {
     uint8_t guarded; /* the mapping follows the ledger (trust HALF) */
     uint8_t apart;   /* not FULL: transfers take the longer way */
     uint8_t *base;   /* of the mapping; NULL until there is one */
+    struct bt_twin *twin; /* where memory is not shared: who moves bytes of it (twin.h) */
 } bt_pool;
 
 enum bt_standing { BT_ABSENT = 0, BT_PENDING = 1, BT_ACTIVE = 2, BT_REMOVING = 3 };
@@ -95,6 +96,7 @@ typedef struct bt_assignment {
     uint8_t standing;
     uint8_t mine;         /* this side assigned it */
     uint8_t same_domain;
+    const uint8_t *window; /* the peer's memory of an exposed pool, mapped read-only */
 } bt_assignment;
 
 typedef struct bt_row {
@@ -173,11 +175,10 @@ static inline void bt_sent(const bt_table *t, bt_assignment *a, uint32_t index, 
 
 /* ---- arrivals: judged by the channel's own history (design section 8, rule 5) ---- */
 
-static inline enum bt_verdict bt_arrived_owner(const bt_table *t, bt_assignment *a, uint32_t index, uint64_t length,
-                                               enum bt_act act) {
-    bt_slot *s = &a->pool->slots[index];
-    const bt_row *row = bt_lookup(t, s, act);
-    if (__builtin_expect(row->next == 0xff, 0)) {
+/* What bt_arrived_owner would say. */
+static inline enum bt_verdict bt_judge_owner(const bt_table *t, const bt_assignment *a, uint32_t index, enum bt_act act) {
+    const bt_slot *s = &a->pool->slots[index];
+    if (__builtin_expect(bt_lookup(t, s, act)->next == 0xff, 0)) {
         /* It is here already. Where memory is not shared, twins part when a channel ends: an honest peer may have
          * one of what was taken back here since. Where it is, nobody else can have what never left, or what came
          * over this very channel. */
@@ -187,21 +188,36 @@ static inline enum bt_verdict bt_arrived_owner(const bt_table *t, bt_assignment 
     }
     /* Where memory is not shared a pool's allocator takes a buffer back from the peer that has it only. */
     if (!a->pool->shared && a->pool->home && a->mine && s->left != a->channel && !a->same_domain) return BT_REFUSED;
-    bt_step(s, row);
+    return BT_OK;
+}
+
+static inline enum bt_verdict bt_arrived_owner(const bt_table *t, bt_assignment *a, uint32_t index, uint64_t length,
+                                               enum bt_act act) {
+    bt_slot *s = &a->pool->slots[index];
+    enum bt_verdict verdict = bt_judge_owner(t, a, index, act);
+    if (verdict != BT_OK) return verdict;
+    bt_step(s, bt_lookup(t, s, act));
     s->via = a->channel;
     s->left = 0;
     s->length = length;
     return BT_OK;
 }
 
+/* What bt_arrived_copy would say. */
+static inline enum bt_verdict bt_judge_copy(const bt_table *t, const bt_assignment *a, uint32_t index) {
+    const bt_slot *s = &a->pool->slots[index];
+    if (bt_bit(a->in_copies, index)) return BT_VIOLATION; /* twice over one channel */
+    if (bt_lookup(t, s, BT_A_COPY_RECEIVED)->next == 0xff) return BT_REFUSED;
+    if (s->state == BT_READ_ONLY && !a->pool->shared) return BT_REFUSED;
+    return BT_OK;
+}
+
 static inline enum bt_verdict bt_arrived_copy(const bt_table *t, bt_assignment *a, uint32_t index, uint64_t length) {
     bt_slot *s = &a->pool->slots[index];
-    if (bt_bit(a->in_copies, index)) return BT_VIOLATION; /* twice over one channel */
-    const bt_row *row = bt_lookup(t, s, BT_A_COPY_RECEIVED);
-    if (row->next == 0xff) return BT_REFUSED;
-    if (s->state == BT_READ_ONLY && !a->pool->shared) return BT_REFUSED;
+    enum bt_verdict verdict = bt_judge_copy(t, a, index);
+    if (verdict != BT_OK) return verdict;
     if (s->state == BT_INVALID) s->length = length;
-    bt_step(s, row);
+    bt_step(s, bt_lookup(t, s, BT_A_COPY_RECEIVED));
     bt_bit_set(a->in_copies, index);
     a->held_count++;
     return BT_OK;

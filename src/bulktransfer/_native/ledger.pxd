@@ -2,6 +2,8 @@
 
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from bulktransfer._native.kernel cimport bt_twin
+
 cdef extern from "ledger.h" nogil:
     enum bt_state: BT_INVALID, BT_READ_ONLY, BT_READ_ONLY_OWNED, BT_READ_WRITE, BT_STATES
     enum bt_act:
@@ -35,6 +37,7 @@ cdef extern from "ledger.h" nogil:
         uint8_t guarded
         uint8_t apart
         uint8_t* base
+        bt_twin* twin
     ctypedef struct bt_assignment:
         bt_pool* pool
         uint64_t* out_copies
@@ -47,6 +50,7 @@ cdef extern from "ledger.h" nogil:
         uint8_t standing
         uint8_t mine
         uint8_t same_domain
+        const uint8_t* window
     ctypedef struct bt_row:
         uint8_t next
         int8_t out
@@ -60,6 +64,8 @@ cdef extern from "ledger.h" nogil:
     int bt_bit(const uint64_t* bits, uint32_t i)
     bt_verdict bt_may_send(const bt_table* t, const bt_assignment* a, uint32_t index, bt_act act)
     void bt_sent(const bt_table* t, bt_assignment* a, uint32_t index, bt_act act, uint64_t position)
+    bt_verdict bt_judge_owner(const bt_table* t, const bt_assignment* a, uint32_t index, bt_act act)
+    bt_verdict bt_judge_copy(const bt_table* t, const bt_assignment* a, uint32_t index)
     bt_verdict bt_arrived_owner(const bt_table* t, bt_assignment* a, uint32_t index, uint64_t length, bt_act act)
     bt_verdict bt_arrived_copy(const bt_table* t, bt_assignment* a, uint32_t index, uint64_t length)
     bt_verdict bt_copy_back(const bt_table* t, bt_assignment* a, uint32_t index, bt_act act)

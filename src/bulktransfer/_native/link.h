@@ -15,6 +15,8 @@
 #include "message.h"
 #include "registry.h"
 #include "ring.h"
+#include "stage.h"
+#include "twin.h"
 
 /* An entry that found no slot, or a control message that found no room, and all behind it. */
 typedef struct bt_waiting {
@@ -23,6 +25,10 @@ typedef struct bt_waiting {
     size_t size;   /* of a control message */
     int *fds;
     int fd_count;
+    const uint8_t *contents; /* by value: entry.length bytes of buffer entry.index, kept by `twin` */
+    uint64_t done;           /* of them are staged */
+    bt_twin *twin;
+    int published; /* the entry is in the ring, the rest of its contents waits */
 } bt_waiting;
 
 typedef struct bt_link {
@@ -40,6 +46,8 @@ typedef struct bt_link {
     bt_waiting *fifo;
     uint32_t fifo_first, fifo_room;
     size_t own_size, peer_size;
+    bt_stage_tx out;        /* by value: what goes out; size 0 where memory is shared, and at a sink */
+    struct bt_arrivals *in; /* by value: what comes in (arrival.h); NULL where memory is shared, and at a source */
     struct bt_link *next_carried;
 } bt_link;
 
@@ -78,10 +86,19 @@ static inline void bt_link_retain(bt_link *link) {
 }
 
 static inline void bt_waiting_free(bt_link *link, bt_waiting *w) {
+    if (w->twin) bt_twin_left(w->twin, w->entry.index);
     free(w->data);
     for (int i = 0; i < w->fd_count; i++) bt_registry_close(link->registry, w->fds[i]);
     free(w->fds);
 }
+
+/* Where memory is not shared: the staging area behind the rest of the own outbox. */
+static inline void bt_link_stage(bt_link *link, uint64_t size, uint32_t slot_count, uint32_t meta_size) {
+    link->out = (bt_stage_tx){.own = link->tx.own, .peer = link->tx.peer, .size = size};
+    link->out.area = bt_outbox_stage(link->tx.own, slot_count, meta_size);
+}
+
+static inline void bt_arrivals_free(struct bt_arrivals *in); /* arrival.h */
 
 /* Let go; the last owner closes the socket and unmaps the outboxes. */
 static inline void bt_link_release(bt_link *link) {
@@ -91,6 +108,7 @@ static inline void bt_link_release(bt_link *link) {
         uint32_t count = atomic_load_explicit(&link->waiting, memory_order_acquire);
         for (uint32_t i = 0; i < count; i++)
             bt_waiting_free(link, &link->fifo[(link->fifo_first + i) & (link->fifo_room - 1)]);
+        if (link->in) bt_arrivals_free(link->in);
         if (link->sock >= 0) bt_registry_close(link->registry, link->sock);
         if (link->tx.own) bt_registry_unmap(link->registry, link->tx.own, link->own_size);
         if (link->tx.peer) bt_registry_unmap(link->registry, (void *)link->tx.peer, link->peer_size);
@@ -98,6 +116,14 @@ static inline void bt_link_release(bt_link *link) {
     }
     free(link->fifo);
     free(link);
+}
+
+/* Let go of a link that was not opened after all: socket and outboxes stay whose they are. */
+static inline void bt_link_forget(bt_link *link) {
+    link->sock = -1;
+    link->tx.own = NULL;
+    link->tx.peer = NULL;
+    bt_link_release(link);
 }
 
 static inline void bt_ring_data(bt_link *link) {
@@ -179,7 +205,62 @@ static inline uint32_t bt_link_asked(const bt_link *link) {
            atomic_load_explicit(&link->tx.own->sleep_space, memory_order_relaxed); /* own words: no partner */
 }
 
+/* The same for an entry whose contents `contents` wait with it. bt_twin_left follows when the last byte is staged. */
+static inline void bt_link_append_contents(bt_link *link, const bt_entry *entry, uint8_t *meta, const uint8_t *contents,
+                                           bt_twin *twin) {
+    bt_twin_leaving(twin, entry->index);
+    pthread_mutex_lock(&link->lock);
+    uint32_t waiting = atomic_load_explicit(&link->waiting, memory_order_relaxed);
+    bt_waiting *w = &link->fifo[(link->fifo_first + waiting) & (link->fifo_room - 1)];
+    *w = (bt_waiting){.entry = *entry, .data = meta, .contents = contents, .twin = twin};
+    /* release, with the acquire in bt_link_direct */
+    atomic_store_explicit(&link->waiting, waiting + 1, memory_order_release);
+    pthread_mutex_unlock(&link->lock);
+}
+
+/* Whether contents of buffer `index` of `twin` wait in this link: the peer cannot have received them yet. */
+static inline int bt_link_holds(bt_link *link, const bt_twin *twin, uint32_t index) {
+    int found = 0;
+    pthread_mutex_lock(&link->lock);
+    uint32_t waiting = atomic_load_explicit(&link->waiting, memory_order_relaxed);
+    for (uint32_t i = 0; i < waiting && !found; i++) {
+        const bt_waiting *w = &link->fifo[(link->fifo_first + i) & (link->fifo_room - 1)];
+        found = w->twin == twin && w->entry.index == index;
+    }
+    pthread_mutex_unlock(&link->lock);
+    return found;
+}
+
 enum bt_carried { BT_CARRIED_ALL = 0, BT_CARRY_SPACE = 1, BT_CARRY_SOCKET = 2, BT_CARRY_ENDED = 3 };
+
+/* Take the first that waits off the FIFO. With `lock` held. */
+static inline void bt_link_sent_first(bt_link *link, bt_waiting *w) {
+    bt_waiting_free(link, w);
+    memset(w, 0, sizeof *w);
+    link->fifo_first = (link->fifo_first + 1) & (link->fifo_room - 1);
+    /* release, with the acquire in bt_link_direct: from 0 on the caller fills the ring itself */
+    atomic_fetch_sub_explicit(&link->waiting, 1, memory_order_release);
+}
+
+/* Stage one piece of the contents of the first that waits. With `lock` held. */
+static inline enum bt_carried bt_link_stage_one(bt_link *link, bt_waiting *w, int asks, uint64_t *emptied) {
+    uint64_t done = bt_stage_fill_piece(&link->out, w->contents, w->done, w->entry.length);
+    if (done == w->done) {
+        if (bt_stage_refresh(&link->out) < 0) return BT_CARRY_ENDED;
+        done = bt_stage_fill_piece(&link->out, w->contents, w->done, w->entry.length);
+    }
+    *emptied = link->out.emptied;
+    if (done == w->done && !asks) return BT_CARRY_SPACE;
+    if (done == w->done) {
+        bt_sleep_begin(&link->tx.own->sleep_space); /* S1, then S2: see doorbell.h */
+        uint64_t seen = atomic_load_explicit(&link->tx.peer->emptied, memory_order_seq_cst);
+        return seen == link->out.emptied ? BT_CARRY_SPACE : BT_CARRIED_ALL;
+    }
+    w->done = done;
+    if (done == w->entry.length) bt_link_sent_first(link, w);
+    bt_ring_data(link);
+    return BT_CARRIED_ALL;
+}
 
 /* Send the first that waits. With `lock` held. */
 static inline enum bt_carried bt_link_carry_one(bt_link *link) {
@@ -192,24 +273,28 @@ static inline enum bt_carried bt_link_carry_one(bt_link *link) {
     bt_tx_fill(&link->tx, 0, &w->entry, w->entry.kind == BT_CONTROL ? NULL : w->data ? w->data : w->entry.meta);
     bt_tx_publish(&link->tx, 1);
     bt_ring_data(link);
-    bt_waiting_free(link, w);
-    memset(w, 0, sizeof *w);
-    link->fifo_first = (link->fifo_first + 1) & (link->fifo_room - 1);
-    /* release, with the acquire in bt_link_direct: from 0 on the caller fills the ring itself */
-    atomic_fetch_sub_explicit(&link->waiting, 1, memory_order_release);
+    if (w->contents) w->published = 1;
+    else bt_link_sent_first(link, w);
     return BT_CARRIED_ALL;
 }
 
 /* Send what waits as far as it goes. If it did not go all the way for want of space, the peer rings when it has
- * consumed; if for want of room in the socket, it becomes writable. Any thread, with or without the GIL. */
-static inline enum bt_carried bt_link_carry(bt_link *link) {
+ * consumed, if it is asked to; if for want of room in the socket, it becomes writable. `emptied`: what was seen of the
+ * peer where its staging area is full, else UINT64_MAX. Any thread, with or without the GIL. */
+static inline enum bt_carried bt_link_carry_on(bt_link *link, int asks, uint64_t *emptied) {
+    *emptied = UINT64_MAX;
     enum bt_carried result = BT_CARRIED_ALL;
     if (!atomic_load_explicit(&link->waiting, memory_order_acquire)) return result;
     pthread_mutex_lock(&link->lock);
     while (result == BT_CARRIED_ALL && atomic_load_explicit(&link->waiting, memory_order_relaxed)) {
         if (atomic_load_explicit(&link->ended, memory_order_relaxed)) result = BT_CARRY_ENDED;
-        else if (bt_tx_room(&link->tx)) result = bt_link_carry_one(link);
+        else if (link->fifo[link->fifo_first].published) {
+            result = bt_link_stage_one(link, &link->fifo[link->fifo_first], asks, emptied);
+            pthread_mutex_unlock(&link->lock); /* a piece takes a while: let others append */
+            pthread_mutex_lock(&link->lock);
+        } else if (bt_tx_room(&link->tx)) result = bt_link_carry_one(link);
         else {
+            *emptied = UINT64_MAX;
             if (bt_tx_refresh(&link->tx) < 0) result = BT_CARRY_ENDED;
             else if (!bt_tx_room(&link->tx)) {
                 bt_sleep_begin(&link->tx.own->sleep_space); /* S1, then S2: see doorbell.h */
@@ -220,6 +305,12 @@ static inline enum bt_carried bt_link_carry(bt_link *link) {
     }
     pthread_mutex_unlock(&link->lock);
     return result;
+}
+
+/* The same; the peer is asked to ring. */
+static inline enum bt_carried bt_link_carry(bt_link *link) {
+    uint64_t emptied;
+    return bt_link_carry_on(link, 1, &emptied);
 }
 
 /* Before the entry that was refused is passed: the peer waits for so many refusals before it calls an outcome good. */
@@ -244,5 +335,7 @@ static inline int bt_link_await(bt_link *link) {
     pthread_mutex_unlock(&link->lock);
     return same;
 }
+
+#include "arrival.h" /* bt_arrivals_free, for whoever lets a link go */
 
 #endif

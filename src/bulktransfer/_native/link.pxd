@@ -12,11 +12,16 @@ cdef class LinkCore:
     cdef object inbox
     cdef public int pidfd
     cdef uint32_t asked_at
+    cdef bint lingers  # by value: worth waiting a little while the other side is at it, too
     cdef uint64_t control_sent
     cdef uint64_t bells_heard
 
+    cdef void let_go(self, bt_link* link) noexcept
+    cdef int engage(self, bt_link* link) except? -1
+    cdef int read_socket(self, bint dead) except -1
     cdef int push(self, bt_entry* entry, const uint8_t* meta) except -1
     cdef int carry(self) except -1
     cdef int take_bells(self) except -1
+    cdef void hold_arrivals(self, bt_link* link) noexcept
     cdef uint64_t passed(self) except? 0
     cdef int expecting(self) except -1

@@ -6,7 +6,7 @@ begin with an underscore.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.errno cimport EAGAIN
+from libc.errno cimport EAGAIN, ENOMEM
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -16,10 +16,12 @@ from collections import deque as _deque
 
 from bulktransfer import errors
 from bulktransfer._native.carrier cimport (
-    BT_CONTROL, BT_META_INLINE, POLLIN, bt_carrier, bt_carrier_finish, bt_carrier_new, bt_carrier_release,
-    bt_carrier_take, bt_entry, bt_link, bt_link_append, bt_link_asked, bt_link_carry, bt_link_direct, bt_link_end,
-    bt_link_has, bt_link_make_room, bt_link_new, bt_link_open, bt_link_refresh, bt_link_release, bt_message,
-    bt_message_receive, bt_message_send, bt_ring_data, bt_tx_fill, bt_tx_publish, c_poll, pollfd, timespec,
+    BT_CONTROL, BT_META_INLINE, POLLIN, bt_arrivals_lock, bt_arrivals_new, bt_arrivals_trylock, bt_arrivals_unlock,
+    bt_carrier, bt_carrier_finish, bt_carrier_new, bt_carrier_release, bt_carrier_take, bt_carry_busily, bt_entry,
+    bt_link, bt_link_append, bt_link_asked, bt_link_carry, bt_link_direct, bt_link_end, bt_link_forget, bt_link_has,
+    bt_link_make_room, bt_link_new, bt_link_open, bt_link_refresh, bt_link_release, bt_link_retain, bt_link_stage,
+    bt_message, bt_message_receive, bt_message_send, bt_ring_data, bt_tx_fill, bt_tx_publish, c_poll, pollfd,
+    timespec,
 )
 from bulktransfer._native.kernel cimport Descriptor, Mapping, bt_registry_add_fd, registry
 from bulktransfer._native.kernel import table_full
@@ -57,17 +59,33 @@ cdef class LinkCore:
         self.pidfd = -1
 
     def __dealloc__(self):
-        if self.link != NULL:
-            bt_link_release(self.link)
+        self.let_go(self.link)
+
+    cdef void let_go(self, bt_link* link) noexcept:
+        if link == NULL:
+            return
+        if the_carrier != NULL and the_carrier.generation == registry().generation:
+            bt_carrier_release(the_carrier, link)
+        else:
+            bt_link_release(link)
 
     def open_link(
         self, Descriptor sock not None, Mapping own not None, Mapping peer not None, uint32_t slots, uint32_t meta_size,
+        uint64_t stage_out=0, uint64_t stage_in=0, bint lingers=False,
     ):
-        """Take over a connected socket and both outboxes."""
+        """Take over a connected socket and both outboxes; by value with their staging areas, one of which is empty."""
         cdef bt_link* link = bt_link_new(registry(), sock.fileno())
         if link == NULL:
             raise MemoryError("no memory for a link")
         bt_link_open(link, own.base, own.size, peer.base, peer.size, slots, meta_size)
+        if stage_out:
+            bt_link_stage(link, stage_out, slots, meta_size)
+        if stage_in:
+            link.in_ = bt_arrivals_new(link, stage_in, slots, meta_size)
+            if link.in_ == NULL:
+                bt_link_forget(link)
+                raise MemoryError("no memory for what arrives")
+        self.lingers = lingers
         sock.detach()
         if bt_registry_add_fd(registry(), link.sock) < 0:
             raise MemoryError("no memory for a link")
@@ -84,10 +102,33 @@ cdef class LinkCore:
         self.link = NULL
         if self.hung_up:
             bt_link_end(link)
-        if the_carrier != NULL and the_carrier.generation == registry().generation:
-            bt_carrier_release(the_carrier, link)
-        else:
-            bt_link_release(link)
+        self.let_go(link)
+
+    def attach_carrier(self):
+        """By value: what arrives is carried on though nobody calls. Raises: OSError, MemoryError."""
+        cdef int result = self.engage(self.link)
+        if result < 0:
+            raise OSError(-result, _os.strerror(-result))
+
+    cdef int engage(self, bt_link* link) except? -1:
+        """Have the helper see to a link. 0 or -errno."""
+        global the_carrier
+        if the_carrier == NULL or the_carrier.generation not in (0, registry().generation):
+            the_carrier = bt_carrier_new()
+            if the_carrier == NULL:
+                return -ENOMEM
+        return bt_carrier_take(the_carrier, registry(), link)
+
+    cdef void hold_arrivals(self, bt_link* link) noexcept:
+        """Take the lock of what arrives, without the GIL where it is not to be had at once."""
+        if not bt_arrivals_trylock(link.in_):
+            with nogil:
+                bt_arrivals_lock(link.in_)
+
+    @property
+    def by_value(self):
+        """Whether contents travel through a staging area."""
+        return self.link != NULL and (self.link.in_ != NULL or self.link.out.size != 0)
 
     @property
     def linked(self):
@@ -127,20 +168,27 @@ cdef class LinkCore:
             memcpy(entry.meta, meta, entry.meta_size)
         bt_link_append(link, entry, long_meta, 0, NULL, 0)
         link.issued += 1
-        self.carry()
+        if link.out.size == 0:  # else it lets the GIL go, which is for the caller to say
+            self.carry()
         return 0
 
     cdef int carry(self) except -1:
         """Send on what waits; what still waits then is the helper's business, or, where it cannot be started, of
         later calls: what waits was accepted, so this does not fail."""
-        global the_carrier
-        if not bt_link_has(self.link) or bt_link_carry(self.link) == 0 or self.hung_up:
+        cdef bt_link* link = self.link
+        cdef int result
+        if not bt_link_has(link):
             return 0
-        if the_carrier == NULL or the_carrier.generation not in (0, registry().generation):
-            the_carrier = bt_carrier_new()
-            if the_carrier == NULL:
-                return 0
-        bt_carrier_take(the_carrier, registry(), self.link)
+        if link.out.size == 0:
+            if bt_link_carry(link) and not self.hung_up:
+                self.engage(link)
+            return 0
+        bt_link_retain(link)  # another thread may close the channel meanwhile
+        with nogil:
+            result = bt_carry_busily(link) if self.lingers else bt_link_carry(link)
+        if result and not self.hung_up:
+            self.engage(link)
+        bt_link_release(link)
         return 0
 
     def send_control(self, bytes data not None, fds=()):
@@ -195,9 +243,8 @@ cdef class LinkCore:
 
     cdef int take_bells(self) except -1:
         """Read the socket: bells are heard, control messages kept, the end noticed."""
-        cdef bt_message message
         cdef pollfd life
-        cdef int size
+        cdef bt_link* held
         if self.link == NULL or self.hung_up:
             return 0
         life.revents = 0
@@ -206,13 +253,31 @@ cdef class LinkCore:
             life.events = POLLIN
             c_poll(&life, 1, 0)
         self.asked_at = bt_link_asked(self.link)
-        while True:
+        held = self.link
+        bt_link_retain(held)
+        if held.in_ != NULL:
+            self.hold_arrivals(held)  # the carrier reads bells, too
+        try:
+            self.read_socket(life.revents != 0)
+        finally:
+            if held.in_ != NULL:
+                bt_arrivals_unlock(held.in_)
+            bt_link_release(held)
+        if len(self.inbox) > INBOX_MAX:
+            self._violation("more control messages than it announced in its ring")
+        self.carry()
+        return 0
+
+    cdef int read_socket(self, bint dead) except -1:
+        cdef bt_message message
+        cdef int size
+        while self.link != NULL:
             size = bt_message_receive(self.link.sock, &message)
             if size == 1 and message.fd_count == 0:
                 self.bells_heard += 1
                 continue
             if size == -EAGAIN:
-                self.hung_up = life.revents != 0  # a child of the peer may keep the socket open (rule 17)
+                self.hung_up = dead  # a child of the peer may keep the socket open (rule 17)
                 break
             if size <= 0:
                 self.hung_up = True
@@ -221,8 +286,7 @@ cdef class LinkCore:
             lost = "" if not message.truncated else "full" if table_full() else "truncated"
             self.inbox.append((PyBytes_FromStringAndSize(<char*> message.data, size), fds, lost))
             if len(self.inbox) > INBOX_MAX:
-                self._violation("more control messages than it announced in its ring")
-        self.carry()
+                break
         return 0
 
     def next_message(self):

@@ -101,6 +101,7 @@ cdef class Pool(Slots):
         """Memory for a pool that was announced and is accepted now. Raises: OSError (it cannot be guarded)."""
         self.mapping = mapping
         self.c.base = <uint8_t*> mapping.base
+        mapping.belong(self.c.twin)
         if self.c.guarded:
             self.c.guarded = False  # so far there was nothing to guard
             self.set_guarded(True)

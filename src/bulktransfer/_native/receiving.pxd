@@ -13,6 +13,7 @@ cdef class ReceiveCore(SendCore):
     cdef Assignment recent_arrival
     cdef bint may_have_queued
     cdef bint lazy
+    cdef bint arriving  # by value: of the entry at the head not all is there
     cdef uint64_t control_seen
     cdef uint64_t received[4]
     cdef uint64_t refused_here, refused_there
@@ -21,7 +22,10 @@ cdef class ReceiveCore(SendCore):
     cdef Event take(self)
     cdef Event take_transfer(self, bt_entry* entry, uint8_t* meta, int act)
     cdef Event take_refusal(self, bt_entry* entry)
-    cdef int expose(self, Pool pool, uint32_t index, int act) except -1
+    cdef int arrives_apart(self, Assignment a, uint32_t index, int act) except -1
+    cdef int arrived_apart(self, Assignment a, uint32_t index, int act, int verdict, uint64_t length) except -1
+    cdef Event take_value(self)
+    cdef Event take_control(self, bt_entry* entry)
     cdef int refuse(self, bt_entry* entry, object cls) except -1
     cdef int deliver(self, Event event) except -1
     cdef int drain(self) except -1

@@ -43,6 +43,8 @@ cdef class ReceiveCore(SendCore):
         cdef bt_entry entry
         cdef uint8_t meta[2048]
         cdef Event event = None
+        if self.link.in_ != NULL:
+            return self.take_value()
         if bt_rx_take(&self.link.rx, &entry, meta, self.meta_size) < 0:
             self._violation(f"{entry.meta_size} bytes of meta data; the channel takes {self.meta_size}")
         if entry.kind == BT_MOVE or entry.kind == BT_COPY or entry.kind == BT_PASS or entry.kind == BT_RELEASE:
@@ -50,29 +52,36 @@ cdef class ReceiveCore(SendCore):
         elif entry.kind == BT_REFUSE:
             event = self.take_refusal(&entry)
         elif entry.kind == BT_CONTROL:
-            if entry.serial != self.control_seen:
-                self._violation(f"control message {entry.serial} where {self.control_seen} was due")
-            self.control_seen += 1
-            self.begun = False
-            try:
-                self._control()
-            except BaseException:  # an interrupt may come before anything of it is done
-                if not self.begun and self.link != NULL:
-                    self.link.rx.head -= 1
-                    self.control_seen -= 1
-                raise
+            event = self.take_control(&entry)
         else:
             self._violation(f"an entry of kind {entry.kind}")
         if self.link != NULL and not self.lazy:
             bt_link_consumed(self.link)
         return event
 
+    cdef Event take_value(self):
+        raise SystemError("contents arrive in byvalue.pyx")
+
+    cdef Event take_control(self, bt_entry* entry):
+        if entry.serial != self.control_seen:
+            self._violation(f"control message {entry.serial} where {self.control_seen} was due")
+        self.control_seen += 1
+        self.begun = False
+        try:
+            self._control()
+        except BaseException:  # an interrupt may come before anything of it is done
+            if not self.begun and self.link != NULL:
+                self.link.rx.head -= 1
+                self.control_seen -= 1
+            raise
+        return None
+
     cdef Event take_transfer(self, bt_entry* entry, uint8_t* meta, int act):
         cdef Assignment a = None
         cdef Pool pool
         cdef Event event
         cdef bt_slot* s
-        cdef int verdict
+        cdef int verdict = BT_OK
         cdef bint owner_moves = act == BT_A_MOVE or act == BT_A_PASS
         if self.is_source == (act == BT_A_MOVE or act == BT_A_COPY):
             self._violation(f"a {ACTS[act]} from the {'sink' if self.is_source else 'source'}")
@@ -90,8 +99,10 @@ cdef class ReceiveCore(SendCore):
             self._violation(f"a {ACTS[act]} of {entry.length} bytes in a buffer of {pool.c.size}")
         s = &pool.c.slots[entry.index]
         if pool.c.apart:
-            self.expose(pool, entry.index, BT_A_MOVE_RECEIVED + act)  # the acts are in one order
-        if owner_moves and self.same_domain:  # stays INVALID until it is handed out
+            verdict = self.arrives_apart(a, entry.index, BT_A_MOVE_RECEIVED + act)  # the acts are in one order
+        if verdict != BT_OK:
+            pass
+        elif owner_moves and self.same_domain:  # stays INVALID until it is handed out
             if s.state != BT_INVALID or s.flags & BT_QUEUED:
                 self._violation(f"a {ACTS[act]} of buffer {entry.index}, which was not sent")
             s.flags |= BT_QUEUED
@@ -106,8 +117,8 @@ cdef class ReceiveCore(SendCore):
             verdict = bt_copy_back(table(), &a.c, entry.index, BT_A_COPY_RELEASED)
             if pool.ended:
                 pool.domain.look_at_leases(pool)
-        if verdict != BT_OK and pool.c.guarded:
-            pool.guard_again(entry.index)
+        if pool.c.apart:
+            self.arrived_apart(a, entry.index, BT_A_MOVE_RECEIVED + act, verdict, entry.length)
         if verdict == BT_VIOLATION:
             self._violation(f"a {ACTS[act]} of buffer {entry.index} of pool {pool.name}, which it does not have")
         if verdict == BT_REFUSED:
@@ -130,15 +141,22 @@ cdef class ReceiveCore(SendCore):
             memcpy(event.short_meta, meta, entry.meta_size)
         return event
 
-    cdef int expose(self, Pool pool, uint32_t index, int act) except -1:
-        """Trust HALF: what arrives may be reached. Where the kernel refuses, it waits in the ring for the next call."""
+    cdef int arrives_apart(self, Assignment a, uint32_t index, int act) except -1:
+        """Before an arrival is judged by the ledger: a verdict. Trust HALF: it may be reached; where the kernel refuses
+        that, it waits in the ring for the next call."""
         if self.same_domain and (act == BT_A_MOVE_RECEIVED or act == BT_A_BUFFER_RECEIVED):
-            return 0  # when it is handed out
+            return BT_OK  # when it is handed out
         try:
-            pool.guard_for(index, act)
+            a.pool.guard_for(index, act)
         except OSError:
             self.link.rx.head -= 1
             raise
+        return BT_OK
+
+    cdef int arrived_apart(self, Assignment a, uint32_t index, int act, int verdict, uint64_t length) except -1:
+        """The arrival was judged, and done where it was right."""
+        if verdict != BT_OK and a.pool.c.guarded:
+            a.pool.guard_again(index)
         return 0
 
     cdef int refuse(self, bt_entry* entry, object cls) except -1:
@@ -152,28 +170,33 @@ cdef class ReceiveCore(SendCore):
         self.refused_here += 1
         bt_link_refused(self.link, self.refused_here)
         self.push(&answer, NULL)
+        if self.link.out.size:
+            self.carry()
         return 0
 
     cdef Event take_refusal(self, bt_entry* entry):
         cdef Assignment a = None
         cdef Event event
         cdef Outcome o
-        cdef int verdict
+        cdef int verdict = BT_OK
         cdef int act = entry.flags - 1
+        cdef int back = BT_A_COPY_REFUSED if act == BT_A_COPY else BT_A_MOVE_REFUSED
         if entry.slot < <uint32_t> len(self.table):
             a = <Assignment> self.table[entry.slot]
         if a is None or entry.index >= a.pool.c.count or not 0 <= act < 3 or entry.serial >= self.link.issued:
             self._violation("a refusal of what was not sent")
         if a.pool.c.apart:
-            self.expose(a.pool, entry.index, BT_A_COPY_REFUSED if act == BT_A_COPY else BT_A_MOVE_REFUSED)
-        if act == BT_A_COPY:
+            verdict = self.arrives_apart(a, entry.index, back)
+        if verdict != BT_OK:
+            pass
+        elif act == BT_A_COPY:
             verdict = bt_copy_back(table(), &a.c, entry.index, BT_A_COPY_REFUSED)
             if a.pool.ended:
                 a.pool.domain.look_at_leases(a.pool)
         else:
             verdict = bt_owner_back(table(), &a.c, entry.index, entry.serial)
-        if verdict != BT_OK and a.pool.c.guarded:
-            a.pool.guard_again(entry.index)
+        if a.pool.c.apart:
+            self.arrived_apart(a, entry.index, back, verdict, entry.length)
         if verdict == BT_VIOLATION:
             self._violation(f"a refusal of buffer {entry.index}, which was not sent")
         self.refused_there += 1
@@ -238,6 +261,8 @@ cdef class ReceiveCore(SendCore):
         while there > 0 and self.link != NULL:
             there -= 1
             event = self.take()
+            if self.arriving:
+                break
             if event is not None:
                 self.queue.append(event)
                 self.may_have_queued = True

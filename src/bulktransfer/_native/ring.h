@@ -146,6 +146,11 @@ static inline int bt_rx_take(bt_rx *rx, bt_entry *entry, uint8_t *meta, uint32_t
     return 0;
 }
 
+/* The meta data of the entry at the head where it is not in the entry. */
+static inline const uint8_t *bt_rx_meta(const bt_rx *rx) {
+    return rx->meta + (rx->head & (rx->slot_count - 1)) * rx->meta_stride;
+}
+
 /* Tell the peer what was taken; its slots are free from here on, and its operations accepted. */
 static inline void bt_rx_publish(bt_rx *rx) {
     rx->published = rx->head;

@@ -170,6 +170,8 @@ cdef class SendCore(LinkCore):
                 self.push(&entry, data)
             bt_sent(table(), &a.c, buffer.index, <bt_act> act, position)
             self.sent[act] += 1
+            if a.pool.c.apart:
+                self.carry()  # which lets the GIL go: only now, when all is as it will be
             if done is not None:
                 self.expect(done, ACTS[act], buffer, position, position + 1)
         finally:
@@ -177,34 +179,28 @@ cdef class SendCore(LinkCore):
                 PyBuffer_Release(&view)
         return 0
 
-    cdef int push_apart(
-        self, Assignment a, uint32_t index, int act, bt_entry* entry, const uint8_t* meta,
-    ) except -1:
+    cdef int push_apart(self, Assignment a, uint32_t index, int act, bt_entry* entry, const uint8_t* meta) except -1:
         """One entry of a pool at trust HALF: before it is published the mapping allows no more than it will say."""
         if not a.pool.c.guarded:
             return self.push(entry, meta)
         a.pool.guard_for(index, act)
         try:
-            self.push(entry, meta)
+            return self.push(entry, meta)
         except BaseException:
             a.pool.guard_again(index)
             raise
-        return 0
 
     cdef int guard_batch(self, list items, int act) except -1:
         """The same for a batch that has been judged: all or none."""
-        cdef Py_ssize_t i, done = 0
-        cdef Buffer buffer
+        cdef Py_ssize_t done = 0
         try:
-            for i in range(len(items)):
-                buffer = <Buffer> items[i]
-                buffer.pool.guard_for(buffer.index, act)
+            while done < len(items):
+                (<Buffer> items[done]).pool.guard_for((<Buffer> items[done]).index, act)
                 done += 1
         finally:
-            if done < len(items):
-                for i in range(done):
-                    buffer = <Buffer> items[i]
-                    buffer.pool.guard_again(buffer.index)
+            while 0 < done < len(items):
+                done -= 1
+                (<Buffer> items[done]).pool.guard_again((<Buffer> items[done]).index)
         return 0
 
     cdef int judge_batch(self, list items, int act) except -1:
@@ -239,13 +235,7 @@ cdef class SendCore(LinkCore):
         cdef list items = list(buffers)
         cdef list notes = None
         cdef Py_ssize_t count = len(items), i
-        cdef Buffer buffer
-        cdef Assignment a = None
-        cdef bt_entry entry
-        cdef int direct
         cdef uint64_t first
-        cdef bytes meta
-        cdef uint8_t** copies = NULL
         if metas is not None:
             notes = [m if type(m) is bytes else bytes(memoryview(m)) for m in metas]
             if len(notes) != count:
@@ -260,7 +250,27 @@ cdef class SendCore(LinkCore):
         if count == 0:
             return 0
         first = self.link.issued
-        direct = bt_link_direct(self.link, <uint32_t> count)
+        if (act == BT_A_MOVE or act == BT_A_COPY) and self.link.out.size:
+            self.send_values(items, act, notes, first)
+        else:
+            self.send_entries(items, act, notes, first)
+        self.sent[act] += count
+        if done is not None:
+            self.expect(done, ACTS[act], tuple(items), first, first + count)
+        return 0
+
+    cdef int send_values(self, list items, int act, list notes, uint64_t first) except -1:
+        raise SystemError("contents are sent in byvalue.pyx")
+
+    cdef int send_entries(self, list items, int act, list notes, uint64_t first) except -1:
+        """A batch that was judged: all or none, one notification."""
+        cdef Py_ssize_t count = len(items), i
+        cdef Buffer buffer
+        cdef Assignment a = None
+        cdef bt_entry entry
+        cdef bytes meta = b""
+        cdef uint8_t** copies = NULL
+        cdef int direct = bt_link_direct(self.link, <uint32_t> count)
         if direct < 0:
             self._violation("its consumed index went back, or beyond what was published")
         if direct == 0 and bt_link_make_room(self.link, <uint32_t> count) < 0:
@@ -277,7 +287,6 @@ cdef class SendCore(LinkCore):
         entry.flags = 0
         entry.meta_size = 0
         entry.serial = 0
-        meta = b""
         for i in range(count):
             buffer = <Buffer> items[i]
             if a is None or buffer.pool is not a.pool:
@@ -301,9 +310,6 @@ cdef class SendCore(LinkCore):
         else:
             free(copies)
             self.carry()
-        self.sent[act] += count
-        if done is not None:
-            self.expect(done, ACTS[act], tuple(items), first, first + count)
         return 0
 
     cdef uint8_t** keep_metas(self, list notes) except NULL:
@@ -313,14 +319,11 @@ cdef class SendCore(LinkCore):
         if copies == NULL:
             raise MemoryError("no memory for meta data that waits to be sent")
         for i in range(count):
-            size = len(notes[i])
-            if size == 0:
-                continue
-            copies[i] = <uint8_t*> malloc(size)
+            copies[i] = <uint8_t*> malloc(len(notes[i]) + 1)  # no size is none
             if copies[i] == NULL:
                 free_metas(copies, count)
                 raise MemoryError("no memory for meta data that waits to be sent")
-            memcpy(copies[i], PyBytes_AS_STRING(notes[i]), size)
+            memcpy(copies[i], PyBytes_AS_STRING(notes[i]), len(notes[i]))
         return copies
 
     cdef int expect(self, object done, str operation, object buffer, uint64_t first, uint64_t end) except -1:
@@ -419,7 +422,7 @@ cdef class SendCore(LinkCore):
         if len(meta) > self.meta_size:
             raise self.too_much_meta(f"move of {buffer.called()}", len(meta))
         verdict = bt_may_send(table(), &a.c, buffer.index, BT_A_MOVE)
-        if verdict != BT_OK:
+        if verdict:
             raise explain(verdict, "move", buffer, f" on {self!r}")
 
     def send_back(self, Buffer buffer not None):

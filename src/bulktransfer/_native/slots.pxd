@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from bulktransfer._native.kernel cimport Mapping
 from bulktransfer._native.ledger cimport bt_pool
@@ -21,6 +21,7 @@ cdef class Slots:
     cdef void put_free(self, uint32_t index) noexcept
     cdef int take_back(self, uint32_t index) except -1
     cdef int come_home(self, uint32_t index) except -1
+    cdef void grow(self, uint32_t index, uint64_t length) noexcept
     cdef int guard_for(self, uint32_t index, int act) except -1
     cdef void guard_again(self, uint32_t index) noexcept
     cdef int give_back_on_release(self, uint32_t index, object channel) except -1

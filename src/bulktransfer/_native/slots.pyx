@@ -5,11 +5,12 @@ Knows: the ledger (ledger.h). Must not know: rings, sockets, views, or how a poo
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memset
 
 import os as _os
 
 from bulktransfer import states
-from bulktransfer._native.kernel cimport Mapping
+from bulktransfer._native.kernel cimport Mapping, bt_twin, bt_twin_leave, bt_twin_new, registry
 from bulktransfer._native.ledger cimport (
     BT_FREE, BT_GIVE_BACK, BT_INVALID, BT_READ_WRITE, bt_act, bt_guard_begin, bt_guard_end, bt_guard_for, bt_guard_set,
     bt_slot,
@@ -58,6 +59,8 @@ cdef class Slots:
             self.free_count = count
 
     def __dealloc__(self):
+        if self.c.twin != NULL:
+            bt_twin_leave(self.c.twin, 0)
         free(self.c.slots)
         free(self.handles)
         free(self.free)
@@ -66,6 +69,8 @@ cdef class Slots:
         cdef bt_slot* s = &self.c.slots[index]
         s.flags = BT_FREE
         s.length = self.c.size
+        if self.c.twin != NULL:
+            self.grow(index, self.c.size)
         self.free[self.free_count] = index
         self.free_count += 1
 
@@ -102,9 +107,29 @@ cdef class Slots:
             raise OSError(-result, f"protecting the memory of pool {self.name}: {_os.strerror(-result)}")
 
     def set_shared(self, bint on):
-        """Whether the other domains of its channels see the same memory, or have twins."""
+        """Whether the other domains of its channels see the same memory, or have twins. Raises: MemoryError."""
+        cdef bt_twin* twin = NULL
+        if not on and self.c.twin == NULL:
+            twin = bt_twin_new(registry(), self.c.count, self.c.size)
+            if twin == NULL:
+                raise MemoryError(f"no memory to keep the twin of pool {self.name}")
+            self.c.twin = twin
+            if self.mapping is not None:
+                self.mapping.belong(twin)
+        elif on and self.c.twin != NULL:
+            if self.mapping is not None:
+                self.mapping.belong(NULL)
+            twin, self.c.twin = self.c.twin, NULL
+            bt_twin_leave(twin, 0)
         self.c.shared = on
         self.c.apart = self.c.guarded or not on
+
+    cdef void grow(self, uint32_t index, uint64_t length) noexcept:
+        """The length grows: what did not come with the contents is zeroed (rule 11)."""
+        cdef bt_twin* twin = self.c.twin
+        if twin != NULL and length > twin.cells[index].fresh:
+            memset(self.c.base + index * self.c.size + twin.cells[index].fresh, 0, length - twin.cells[index].fresh)
+            twin.cells[index].fresh = length
 
     @property
     def guarded(self):

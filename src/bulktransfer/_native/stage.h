@@ -44,24 +44,37 @@ static inline int bt_stage_refresh(bt_stage_tx *t) {
     /* acquire, with the release in bt_stage_take: the peer has finished reading what is overwritten from now on */
     uint64_t emptied = atomic_load_explicit(&t->peer->emptied, memory_order_acquire);
     if (emptied - t->emptied > t->filled - t->emptied) return -1;
-    t->emptied = emptied;
+    __atomic_store_n(&t->emptied, emptied, __ATOMIC_RELAXED); /* a thread that spins compares it, no more */
     return 0;
 }
 
-/* Put the bytes [done, length) of some contents into the area as far as there is room; the new `done`.
- * `padded` positions are skipped once the last byte is in. Nothing beyond `length` is ever written. */
+/* Whether contents of `length` bytes fit in whole. -1: the peer's index cannot be. */
+static inline int bt_stage_fits(bt_stage_tx *t, uint64_t length) {
+    if (t->size - (t->filled - t->emptied) >= bt_stage_span(length)) return 1;
+    if (bt_stage_refresh(t) < 0) return -1;
+    return t->size - (t->filled - t->emptied) >= bt_stage_span(length);
+}
+
+/* Put one piece of the bytes [done, length) of some contents into the area and publish it; the new `done`, the old one
+ * if there is no room. Nothing beyond `length` is ever written; positions skip to the next line after the last byte. */
+static inline uint64_t bt_stage_fill_piece(bt_stage_tx *t, const uint8_t *data, uint64_t done, uint64_t length) {
+    uint64_t room = t->size - (t->filled - t->emptied);
+    uint64_t at = t->filled & (t->size - 1);
+    uint64_t piece = length - done < BT_PIECE ? length - done : BT_PIECE;
+    if (piece > t->size - at) piece = t->size - at;
+    if (bt_stage_span(piece) > room) return done; /* whole pieces only: positions stay on lines */
+    memcpy(t->area + at, data + done, piece);
+    t->filled += bt_stage_span(piece);
+    /* seq_cst: release for the acquire in bt_stage_look, and store-load order against the sleep counter */
+    atomic_store_explicit(&t->own->filled, t->filled, memory_order_seq_cst);
+    return done + piece;
+}
+
+/* The same as far as there is room. */
 static inline uint64_t bt_stage_fill(bt_stage_tx *t, const uint8_t *data, uint64_t done, uint64_t length) {
-    while (done < length) {
-        uint64_t room = t->size - (t->filled - t->emptied);
-        uint64_t at = t->filled & (t->size - 1);
-        uint64_t piece = length - done < BT_PIECE ? length - done : BT_PIECE;
-        if (piece > t->size - at) piece = t->size - at;
-        if (bt_stage_span(piece) > room) break; /* whole pieces only: positions stay on lines */
-        memcpy(t->area + at, data + done, piece);
-        done += piece;
-        t->filled += bt_stage_span(piece);
-        /* seq_cst: release for the acquire in bt_stage_look, and store-load order against the sleep counter */
-        atomic_store_explicit(&t->own->filled, t->filled, memory_order_seq_cst);
+    for (uint64_t before = done + 1; done < length && done != before;) {
+        before = done;
+        done = bt_stage_fill_piece(t, data, done, length);
     }
     return done;
 }
@@ -71,26 +84,23 @@ static inline int64_t bt_stage_look(bt_stage_rx *r) {
     /* acquire, with the store in bt_stage_fill: the bytes are there */
     uint64_t filled = atomic_load_explicit(&r->peer->filled, memory_order_acquire);
     if (filled - r->emptied > r->size || filled - r->emptied < r->filled - r->emptied) return -1;
-    r->filled = filled;
+    __atomic_store_n(&r->filled, filled, __ATOMIC_RELAXED); /* as in bt_stage_refresh */
     return (int64_t)(filled - r->emptied);
 }
 
-/* Take the bytes [done, length) of some contents as far as they are there; the new `done`.
- * `data` NULL: they are drained unread. */
-static inline uint64_t bt_stage_take(bt_stage_rx *r, uint8_t *data, uint64_t done, uint64_t length) {
-    while (done < length) {
-        uint64_t there = r->filled - r->emptied;
-        uint64_t at = r->emptied & (r->size - 1);
-        uint64_t piece = length - done < BT_PIECE ? length - done : BT_PIECE;
-        if (piece > r->size - at) piece = r->size - at;
-        if (bt_stage_span(piece) > there) break;
-        if (data) memcpy(data + done, r->area + at, piece);
-        done += piece;
-        r->emptied += bt_stage_span(piece);
-        /* seq_cst: release for the acquire in bt_stage_refresh, and store-load order against the sleep counter */
-        atomic_store_explicit(&r->own->emptied, r->emptied, memory_order_seq_cst);
-    }
-    return done;
+/* Take one piece of the bytes [done, length) of some contents, and say so; the new `done`, the old one if it is not
+ * there (bt_stage_look first). `data` NULL: it is drained unread. */
+static inline uint64_t bt_stage_take_piece(bt_stage_rx *r, uint8_t *data, uint64_t done, uint64_t length) {
+    uint64_t there = r->filled - r->emptied;
+    uint64_t at = r->emptied & (r->size - 1);
+    uint64_t piece = length - done < BT_PIECE ? length - done : BT_PIECE;
+    if (piece > r->size - at) piece = r->size - at;
+    if (bt_stage_span(piece) > there) return done;
+    if (data) memcpy(data + done, r->area + at, piece);
+    r->emptied += bt_stage_span(piece);
+    /* seq_cst: release for the acquire in bt_stage_refresh, and store-load order against the sleep counter */
+    atomic_store_explicit(&r->own->emptied, r->emptied, memory_order_seq_cst);
+    return done + piece;
 }
 
 #endif

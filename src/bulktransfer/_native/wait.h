@@ -11,7 +11,7 @@
 #include <sys/epoll.h>
 #include <time.h>
 
-#include "link.h"
+#include "arrival.h"
 
 static inline uint64_t bt_now_ns(void) {
     struct timespec t;
@@ -31,6 +31,7 @@ static inline void bt_pause(void) {
 static inline int bt_news(const bt_link *link, int outcomes) {
     /* acquire: as in bt_rx_look and bt_tx_refresh, which read the words again before anything is used */
     if (atomic_load_explicit(&link->rx.peer->tail, memory_order_acquire) != link->rx.tail) return 1;
+    if ((link->in || link->out.size) && bt_arrival_news(link)) return 1; /* by value */
     return outcomes && atomic_load_explicit(&link->tx.peer->consumed, memory_order_acquire) != link->tx.consumed;
 }
 
@@ -61,10 +62,11 @@ static inline int bt_spin(const bt_link *link, int outcomes, uint64_t budget_ns,
 enum bt_woken { BT_BY_SOCKET = 1, BT_BY_KICK = 2, BT_BY_DOMAIN = 4, BT_BY_DEATH = 8, BT_BY_HANG_UP = 16 };
 
 /* Have the epoll descriptor `bed` watch `fd`. The socket is edge-triggered: a bell wakes without having to be read,
- * which saves a system call a wake-up (one recvmsg, 0.4 us). 0 or -errno. */
-static inline int bt_bed_add(int bed, int fd, enum bt_woken what) {
+ * which saves a system call a wake-up (one recvmsg, 0.4 us). `shared` with the carrier, which is woken by a bell only
+ * when no thread sleeps in this bed (EPOLLEXCLUSIVE). 0 or -errno. */
+static inline int bt_bed_add(int bed, int fd, enum bt_woken what, int shared) {
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = what};
-    if (what == BT_BY_SOCKET) event.events |= EPOLLET | EPOLLRDHUP;
+    if (what == BT_BY_SOCKET) event.events |= EPOLLET | (shared ? EPOLLEXCLUSIVE : EPOLLRDHUP);
     return epoll_ctl(bed, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 

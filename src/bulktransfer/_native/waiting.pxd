@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint64_t
 
-from bulktransfer._native.receiving cimport ReceiveCore
+from bulktransfer._native.byvalue cimport ValueCore
 
 cdef class Waiters:
     cdef public int epoll
@@ -10,7 +10,7 @@ cdef class Waiters:
     cdef public int drowsy  # threads that sleep for long though another thread may clear what would wake them
     cdef public uint64_t news  # grows with everything that a waiting thread should look at
 
-cdef class WaitCore(ReceiveCore):
+cdef class WaitCore(ValueCore):
     cdef public int busy  # 1: `receiver` receives, 2: a thread serves what came
     cdef public bint descriptor_mode
     cdef public object ended

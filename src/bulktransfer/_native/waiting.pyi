@@ -2,7 +2,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .buffer import Buffer
-from .receiving import ReceiveCore
+from .byvalue import ValueCore
 
 _Argument = TypeVar("_Argument")
 _Result = TypeVar("_Result")
@@ -20,7 +20,7 @@ class Waiters:
     drowsy: int
     def __init__(self, epoll: int) -> None: ...
 
-class WaitCore(ReceiveCore):
+class WaitCore(ValueCore):
     busy: int
     descriptor_mode: bool
     ended: tuple[Any, str, tuple[Buffer, ...]] | None

@@ -12,13 +12,14 @@ from libc.string cimport memset
 import os as _os
 
 from bulktransfer import errors
+from bulktransfer._native.byvalue cimport ValueCore
 from bulktransfer._native.carrier cimport (
-    BT_BY_DEATH, BT_BY_DOMAIN, BT_BY_HANG_UP, BT_BY_KICK, BT_BY_SOCKET, BT_KICKED, BT_SLEEP_DATA, POLLIN, bt_bed_add,
-    bt_bed_sleep, bt_link, bt_link_asked, bt_link_await, bt_link_release, bt_link_retain, bt_now_ns, bt_rx_look_again,
-    bt_sleep_begin, bt_sleep_end, bt_spin, bt_spin_briefly, c_poll, pollfd,
+    BT_BY_DEATH, BT_BY_DOMAIN, BT_BY_HANG_UP, BT_BY_KICK, BT_BY_SOCKET, BT_KICKED, BT_SLEEP_DATA, POLLIN,
+    bt_arrivals_quiet, bt_bed_add, bt_bed_sleep, bt_link, bt_link_asked, bt_link_await, bt_link_release,
+    bt_link_retain, bt_now_ns, bt_rx_look_again, bt_sleep_begin, bt_sleep_end, bt_spin, bt_spin_briefly, c_poll,
+    pollfd,
 )
 from bulktransfer._native.outcome cimport Outcome
-from bulktransfer._native.receiving cimport ReceiveCore
 
 cdef extern from *:
     """
@@ -82,7 +83,7 @@ cdef class Waiters:
         self.drowsy = 0
 
 
-cdef class WaitCore(ReceiveCore):
+cdef class WaitCore(ValueCore):
     """What waits; see the module."""
 
     def __cinit__(self):
@@ -93,7 +94,10 @@ cdef class WaitCore(ReceiveCore):
         """From here on the peer rings; False if something came in between."""
         cdef Outcome o
         bt_sleep_begin(BT_SLEEP_DATA(self.link))
-        if bt_rx_look_again(&self.link.rx) != 0:
+        if self.link.in_ != NULL:
+            if not bt_arrivals_quiet(self.link):
+                return False
+        elif bt_rx_look_again(&self.link.rx) != 0:
             return False
         if outcomes and self.outcomes:
             o = <Outcome> self.outcomes[0]
@@ -122,6 +126,8 @@ cdef class WaitCore(ReceiveCore):
             spin = SPIN_NEVER  # on one core the peer runs when this side sleeps
         if spin != SPIN_NEVER and not self.hung_up:
             if not self.yields and bt_spin_briefly(self.link, outcomes):
+                if self.link.out.size:
+                    self.carry()
                 return 0
             budget = AUTO_SPIN_NS if spin == SPIN_A_WHILE else WATCH_NS
             if left_ns >= 0 and <uint64_t> left_ns < budget:
@@ -133,6 +139,8 @@ cdef class WaitCore(ReceiveCore):
                 bt_link_release(held)
             self.kicked = 0
             if found:
+                if self.link != NULL and self.link.out.size:
+                    self.carry()
                 return 0
             if spin == SPIN_ALWAYS:  # once a millisecond: signals, the peer's death, the rest of the domain
                 PyErr_CheckSignals()
@@ -163,7 +171,7 @@ cdef class WaitCore(ReceiveCore):
         if not mine:  # another thread receives here: it reads the socket, this one only looks at the outcome
             left_ns = RECHECK_NS if left_ns < 0 else min(left_ns, RECHECK_NS)
         elif self.link != NULL and left_ns != 0:
-            if bt_link_asked(self.link) - self.asked_at >= UNREAD_MAX:
+            if bt_link_asked(self.link) - self.asked_at >= UNREAD_MAX or self.link.in_ != NULL:  # see bt_carrier_step
                 self.take_bells()  # before the bells that were left unread fill the socket
             if not self.arm(outcomes):
                 self.wake()
@@ -242,13 +250,15 @@ cdef class WaitCore(ReceiveCore):
 
     def make_bed(self, int bed, int pidfd):
         """From now on sleep in the epoll descriptor `bed`; `pidfd` is the peer's, or -1. Raises: OSError."""
-        cdef int result = bt_bed_add(bed, self.link.sock, BT_BY_SOCKET) if self.link != NULL else 0
+        cdef int result = 0
+        if self.link != NULL:
+            result = bt_bed_add(bed, self.link.sock, BT_BY_SOCKET, self.link.in_ != NULL)
         if result == 0:
-            result = bt_bed_add(bed, self.kick_fd, BT_BY_KICK)
+            result = bt_bed_add(bed, self.kick_fd, BT_BY_KICK, 0)
         if result == 0:
-            result = bt_bed_add(bed, self.waiters.epoll, BT_BY_DOMAIN)
+            result = bt_bed_add(bed, self.waiters.epoll, BT_BY_DOMAIN, 0)
         if result == 0 and pidfd >= 0:
-            result = bt_bed_add(bed, pidfd, BT_BY_DEATH)
+            result = bt_bed_add(bed, pidfd, BT_BY_DEATH, 0)
         if result < 0:
             raise OSError(-result, _os.strerror(-result))
         self.bed = bed

@@ -199,7 +199,7 @@ class LocalBackend:
 
     scheme = "local"
     spins = False  # both ends run under one GIL: spinning would keep the peer from running
-    trusts: Sequence[Trust] = (Trust.FULL, Trust.HALF)
+    trusts: Sequence[Trust] = (Trust.FULL, Trust.HALF, Trust.NONE)
     codec: Codec = control.CODEC
 
     def listen(self, address: str, *, backlog: int, allow_users: Sequence[int | str] = ()) -> LocalRendezvous:

@@ -220,7 +220,7 @@ class ShmBackend:
 
     scheme = "shm"
     spins = True
-    trusts: Sequence[Trust] = (Trust.FULL, Trust.HALF)
+    trusts: Sequence[Trust] = (Trust.FULL, Trust.HALF, Trust.NONE)
     codec: Codec = control.CODEC
 
     def listen(self, address: str, *, backlog: int, allow_users: Sequence[int | str] = ()) -> ShmRendezvous:

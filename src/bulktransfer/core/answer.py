@@ -64,6 +64,8 @@ class Answering(RequestBook):
         )
         if own is not None and channel.role is Role.MASTER:
             return None  # crossing requests for one pool: the MASTER's stands, and the peer knows
+        if message.exposed and (channel.is_source or twin.shares_memory(channel.trust)):
+            raise ProtocolViolation("a pool is exposed by a source at trust NONE, and by nobody else")
         error: BulkError | None = None
         try:
             assignment = self.judge_assign(message, pool_id, own)
@@ -127,6 +129,7 @@ class Answering(RequestBook):
                 raise PoolVetoError(f"assign of pool {name} was vetoed: {veto}") from veto
         assignment = Assignment(pool, message.slot, channel.number, False, channel.same_domain)
         assignment.present = present
+        assignment.exposed = message.exposed
         try:
             self.reserve(pool)
         except (BulkError, OSError) as error:  # the kernel grants no further mapping
@@ -162,15 +165,14 @@ class Answering(RequestBook):
             )
             return
         pool = request.assignment.pool
-        if not twin.shares_memory(self.channel.trust):
-            self.channel.say(AssignMemory(message.request))  # the description is all that it takes
-            request.memory_sent = True
-            return
+        shared, exposed = twin.shares_memory(self.channel.trust), request.assignment.exposed
         try:
-            given = [*leases.make(request.assignment), *pool.leases]
-            assert pool.memory is not None
-            memory.seal_for_good(pool.memory)
-            self.channel.say(AssignMemory(message.request), [pool.memory, *given])
+            given = [*leases.make(request.assignment), *(pool.leases if shared else [])]
+            if shared or exposed:  # else the description is all that it takes
+                assert pool.memory is not None
+                memory.seal_for_good(pool.memory, kernel.SEAL_FUTURE_WRITE if exposed else 0)
+                given.insert(0, pool.memory)
+            self.channel.say(AssignMemory(message.request), given)
         except ConnectionError:
             raise
         except OSError as error:  # no descriptors left
@@ -188,8 +190,8 @@ class Answering(RequestBook):
             if message.request in self.removed:
                 return None  # withdrawn meanwhile
             raise ProtocolViolation(f"memory for request {message.request}, which was not accepted")
-        shared = twin.shares_memory(channel.trust)
-        if not (2 <= len(fds) <= leases.LEASES_MAX + 2 if shared else len(fds) == 0):
+        shared, exposed = twin.shares_memory(channel.trust), assignment.exposed
+        if not (2 <= len(fds) <= leases.LEASES_MAX + 2 if shared else len(fds) == 2 * exposed):
             raise ProtocolViolation(f"{len(fds)} descriptors with the memory of a pool")
         pool = assignment.pool
         try:
@@ -197,11 +199,13 @@ class Answering(RequestBook):
                 self.attach(pool, fds[0])
             elif pool.address is None:
                 twin.attach(pool)
+            if exposed:
+                assignment.look_through(memory.adopt_window(fds[0], len(pool) * pool.buffer_size, pool.name), fds[1])
             if channel.constraints is not None:
                 fault = channel.constraints.fault(pool.address, pool.buffer_size, pool.buffer_count)
                 if fault:
                     raise ConstraintError(f"pool {pool.name} at the other side: {fault}")
-            leases.take(channel, pool, fds[1:])
+            leases.take(channel, pool, fds[1:] if shared else ())
         except ProtocolViolation:
             raise
         except (BulkError, OSError) as error:

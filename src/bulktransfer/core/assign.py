@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .._native import kernel
 from .._native.assignment import Assignment
 from .._native.pool import Pool
 from ..errors import (
@@ -24,7 +25,7 @@ from ..errors import (
 )
 from ..messages import AssignRequest, RemoveRequest, Withdraw
 from ..states import Trust
-from . import leases
+from . import leases, memory, twin
 from .answer import Answering
 from .requests import Request
 
@@ -40,6 +41,7 @@ class Assigning(Answering):
         with channel.domain.lock:
             self.check_assign(pool, exposed)
             assignment = Assignment(pool, self.free_slot(), channel.number, True, channel.same_domain)
+            assignment.exposed = exposed
             self.reserve(pool)
             self.put(assignment)
             request = self.new_request("assign", assignment, done)
@@ -68,6 +70,7 @@ class Assigning(Answering):
             raise PoolNotAssignedError(f"{what}: the pool left this domain")
         if exposed and channel.trust is not Trust.NONE:
             raise ValueError(f"{what}: exposed=True is for trust NONE; the channel has {channel.trust.name}")
+        self.check_seals(pool, exposed, what)
         if self.find(pool) is not None:
             raise PoolAlreadyAssignedError(f"{what}: it is there already, or about to be")
         if pool.trust not in (Trust.UNINITIALIZED, channel.trust):
@@ -81,6 +84,23 @@ class Assigning(Answering):
             fault = channel.constraints.fault(pool.address, pool.buffer_size, pool.buffer_count)
             if fault:
                 raise ConstraintError(f"{what}: {fault}")
+
+    def check_seals(self, pool: Pool, exposed: bool, what: str) -> None:
+        """Who is exposed is sealed against others' writing, once and for all. Raises: ValueError, ConstraintError."""
+        channel = self.channel
+        if exposed and not channel.is_source:
+            raise ValueError(f"{what}: exposed=True is for the source, whose contents are read in place")
+        if exposed and pool.memory is None:
+            raise ConstraintError(
+                f"{what}: a twin, which is no memory that another domain could map, cannot be exposed"
+            )
+        if pool.memory is None or not (exposed or twin.shares_memory(channel.trust)):
+            return
+        seals = memory.seals_of(pool.memory)
+        if exposed and seals & kernel.SEAL_SEAL and not seals & kernel.SEAL_FUTURE_WRITE:
+            raise ConstraintError(f"{what}: it was shared before, so that it cannot be sealed against writing any more")
+        if not exposed and seals & kernel.SEAL_FUTURE_WRITE:
+            raise ConstraintError(f"{what}: it was exposed before, and is sealed against writing by others")
 
     def remove(self, pool: Pool, done: Callable[[Any], object] | None) -> Request:
         """Ask the peer to let a pool go. Raises: what remove_pool documents."""

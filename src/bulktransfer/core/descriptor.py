@@ -82,12 +82,17 @@ class Descriptors(ChannelCore):
     def _rouse(self) -> None:
         self.domain.kick()
 
+    def lay_bed(self) -> None:
+        """Where a thread that waits on this channel sleeps. Raises: OSError."""
+        self.kick_descriptor()
+        self._bed = kernel.make_poller()
+        self.make_bed(self._bed.fileno(), -1 if self._pidfd is None else self._pidfd.fileno())
+
     def _before_block(self) -> int:
         self.kick_descriptor()
         if self.linked:
             if self.bed < 0:
-                self._bed = kernel.make_poller()
-                self.make_bed(self._bed.fileno(), -1 if self._pidfd is None else self._pidfd.fileno())
+                self.lay_bed()
             if not self.loose:
                 self.domain.set_loose(self)
         waiters = self.domain.waiters

@@ -39,6 +39,8 @@ def end_assignments(channel: Any) -> tuple[Buffer, ...]:
                 watch.start()
             else:
                 watch.stop()
+        elif assignment.held is not None:
+            assignment.held.close()  # nothing of the peer's memory is read any more
         if not pool.channels and not pool.ended and pool.home:
             pool.trust = pool.given_trust
     return tuple(away)
@@ -75,6 +77,8 @@ def finish(channel: Any, cls: EndError, message: str, *, graceful: bool = False)
         channel.domain.unwatch(channel.socket_fd())
     channel.domain.waiters.loose.discard(channel.number)
     channel.unwatch_poller()
+    if cls is not ClosedChannelError and not graceful:
+        channel.hung_up = True  # nobody takes what waits to be sent
     channel.close_link()
     channel.drop_set_up()
     # after the link: what the peer still holds is a matter of leases now

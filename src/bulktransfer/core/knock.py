@@ -22,9 +22,9 @@ from ..errors import (
 )
 from ..messages import Confirm, Hello, Refusal, Terms, Welcome
 from ..states import Role, Trust
-from . import memory
+from . import memory, twin
 from .beacon import Beacon
-from .limits import Limits
+from .limits import STAGE_MIN, Limits
 from .setup import RETRY_NS, Joined, is_same_domain
 
 
@@ -147,16 +147,19 @@ class Knock:
         for terms in welcome.terms:
             if terms.role is Role.GENERIC or terms.trust is Trust.UNINITIALIZED:
                 raise ProtocolViolation(f"bind to {self._address}: role or trust of the channel are open")
+            if (terms.stage_size >= STAGE_MIN) is twin.shares_memory(terms.trust) or 0 < terms.stage_size < STAGE_MIN:
+                raise ProtocolViolation(
+                    f"bind to {self._address}: a staging area of {terms.stage_size} bytes at trust {terms.trust.name}"
+                )
             if self.trust not in (Trust.UNINITIALIZED, terms.trust):
                 raise TrustMismatchError(
                     f"bind to {self._address}: {terms.trust.name} is offered, {self.trust.name} was asked"
                 )
         channels = self.make(welcome.terms)
         boxes = [
-            memory.adopt_outbox(fd, t.slot_count, t.meta_size)
-            for fd, t in zip(fds[count - 1 :], welcome.terms, strict=True)
+            memory.adopt_outbox(fd, t, binder=False) for fd, t in zip(fds[count - 1 :], welcome.terms, strict=True)
         ]
-        own = [memory.make_outbox(t.slot_count, t.meta_size) for t in welcome.terms]
+        own = [memory.make_outbox(t, binder=True) for t in welcome.terms]
         assert self.sock is not None
         if not kernel.send_message(self.sock.fileno(), self.codec.encode(Confirm()), [source for source, _ in own]):
             raise BrokenChannelError(f"bind to {self._address}: the creator does not read")

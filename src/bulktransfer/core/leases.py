@@ -29,8 +29,8 @@ LEAVING_NS = 5_000_000  # between looks at contents that leave after the channel
 
 
 def make(assignment: Assignment) -> list[kernel.Descriptor]:
-    """A new lease for an assignment that reclaims: its write end. None where memory is not shared. Raises: OSError."""
-    if not assignment.pool.shared or not assignment.reclaims:
+    """A new lease for an assignment that reclaims: its write end. None where no memory is seen. Raises: OSError."""
+    if not (assignment.pool.shared or assignment.exposed) or not assignment.reclaims:
         return []
     read_end, write_end = (kernel.Descriptor(fd) for fd in os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
     assignment.lease = read_end
@@ -105,7 +105,7 @@ class LeaseWatch:
     def __init__(self, domain: Any, assignment: Assignment) -> None:
         self.domain = domain
         self.assignment = assignment
-        self.ripe = not assignment.pool.shared  # nobody has anything that could be reused too early
+        self.ripe = assignment.lease is None  # nobody has anything that could be reused too early
         self.looking = False
 
     def start(self) -> None:
@@ -130,9 +130,6 @@ class LeaseWatch:
                 return
             self.ripe = True
             self.stop()
-        if assignment.leaving():  # it makes no noise
-            self.domain.call_at(time.monotonic_ns() + LEAVING_NS, self.look)
-            return
         self.looking = True
         try:
             taken = take_arrivals(pool)
@@ -146,6 +143,8 @@ class LeaseWatch:
         back = assignment.reclaim()
         if not assignment.outstanding:
             self.end()
+        elif assignment.leaving():  # which makes no noise when it is over
+            self.domain.call_at(time.monotonic_ns() + LEAVING_NS, self.look)
         if back:
             due(pool)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 PAGE = 4096
+STAGE_MIN, STAGE_MAX = 64 << 10, 64 << 20
 POOLS_MAX = 4096  # on a channel: what any peer may be allowed
 
 
@@ -18,7 +19,8 @@ class Limits:
     pools: pools on a channel · pool_bytes: of one pool that a peer assigns · buffers: of one such pool ·
     total_bytes: of all pools that came from peers into the domain · channels: of the domain ·
     handshake_s: for a peer to complete what it began · half_open: peers that knocked and have not finished ·
-    slot_count: entries of a ring, a power of two.
+    slot_count: entries of a ring, a power of two · stage_size: bytes through which contents pass where memory is not
+    shared, a power of two.
     Raises: ValueError.
     """
 
@@ -30,6 +32,7 @@ class Limits:
     handshake_s: float = 5.0
     half_open: int = 64
     slot_count: int = 1024
+    stage_size: int = 1 << 20
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -38,6 +41,10 @@ class Limits:
                 raise ValueError(f"Limits.{field.name} is {value!r}; it takes a positive number")
         if not 2 <= self.slot_count <= 65536 or self.slot_count & (self.slot_count - 1):
             raise ValueError(f"Limits.slot_count is {self.slot_count}; it takes a power of two from 2 to 65536")
+        if not STAGE_MIN <= self.stage_size <= STAGE_MAX or self.stage_size & (self.stage_size - 1):
+            raise ValueError(
+                f"Limits.stage_size is {self.stage_size}; it takes a power of two from {STAGE_MIN} to {STAGE_MAX}"
+            )
         if self.pools > POOLS_MAX:
             raise ValueError(f"Limits.pools is {self.pools}; {POOLS_MAX} is the most")
 

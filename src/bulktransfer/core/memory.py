@@ -13,6 +13,8 @@ import pathlib
 
 from .._native import kernel
 from ..errors import LimitError, ProtocolViolation
+from ..messages import Terms
+from ..states import Direction
 from .limits import PAGE
 
 SPARSE = "is sparse: its pages are not reserved"  # the one fault of kernel.judge_memory that can be mended
@@ -79,23 +81,30 @@ def make(size: int, *, huge: bool = True) -> tuple[kernel.Descriptor, kernel.Map
     return kernel.create_memory(b"bulktransfer-pool", size, huge)
 
 
-def make_outbox(slot_count: int, meta_size: int) -> tuple[kernel.Descriptor, kernel.Mapping]:
+def make_outbox(terms: Terms, *, binder: bool) -> tuple[kernel.Descriptor, kernel.Mapping]:
     """An outbox: this side keeps the one writable mapping, everybody else can only read. Raises: OSError."""
-    source, mapping = kernel.create_memory(b"bulktransfer-outbox", kernel.outbox_size(slot_count, meta_size))
-    kernel.init_outbox(mapping, slot_count, meta_size)
+    shape = terms.slot_count, terms.meta_size, stage_of(terms, binder=binder)
+    source, mapping = kernel.create_memory(b"bulktransfer-outbox", kernel.outbox_size(*shape))
+    kernel.init_outbox(mapping, *shape)
     kernel.add_seals(source, kernel.SEAL_FUTURE_WRITE | kernel.SEAL_SEAL)
     return source, mapping
 
 
-def adopt_outbox(source: kernel.Descriptor, slot_count: int, meta_size: int) -> kernel.Mapping:
-    """Map a peer's outbox for reading. Raises: ProtocolViolation (it is not one), OSError."""
-    size = kernel.outbox_size(slot_count, meta_size)
+def stage_of(terms: Terms, *, binder: bool) -> int:
+    """Bytes of the staging area in one side's outbox: contents go from the source to the sink."""
+    return terms.stage_size if binder == (terms.direction is Direction.TX) else 0
+
+
+def adopt_outbox(source: kernel.Descriptor, terms: Terms, *, binder: bool) -> kernel.Mapping:
+    """Map the outbox of a peer, the binder or the creator. Raises: ProtocolViolation (it is not one), OSError."""
+    shape = terms.slot_count, terms.meta_size, stage_of(terms, binder=binder)
+    size = kernel.outbox_size(*shape)
     fault = kernel.judge_memory(source, size, OUTBOX_SEALS)
     if fault:
         raise ProtocolViolation(f"the peer's outbox {fault}", reason="outbox")
     mapping = kernel.Mapping(source, size, False)
     mapping.populate()
-    if not kernel.judge_outbox(mapping, slot_count, meta_size):
+    if not kernel.judge_outbox(mapping, *shape):
         raise ProtocolViolation("the peer's outbox describes another ring than was agreed", reason="outbox")
     return mapping
 
@@ -115,10 +124,25 @@ def keep(fd: int) -> kernel.Descriptor:
     return kernel.Descriptor(fd)
 
 
-def seal_for_good(source: kernel.Descriptor) -> None:
-    """No further seals on a pool's memory: at the first assignment (design section 5). Raises: OSError."""
-    if not fcntl.fcntl(source.fileno(), fcntl.F_GET_SEALS) & kernel.SEAL_SEAL:
-        kernel.add_seals(source, kernel.SEAL_SEAL)
+def seals_of(source: kernel.Descriptor) -> int:
+    """The seals of some memory."""
+    return fcntl.fcntl(source.fileno(), fcntl.F_GET_SEALS)
+
+
+def seal_for_good(source: kernel.Descriptor, more: int = 0) -> None:
+    """No further seals on a pool's memory but these: at the first assignment (design section 5). Raises: OSError."""
+    if not seals_of(source) & kernel.SEAL_SEAL:
+        kernel.add_seals(source, kernel.SEAL_SEAL | more)
+
+
+def adopt_window(source: kernel.Descriptor, size: int, name: str) -> kernel.Mapping:
+    """Map a pool that a peer exposes, for reading. Raises: ProtocolViolation (not such memory), OSError."""
+    fault = kernel.judge_memory(source, size, OUTBOX_SEALS)
+    if fault:
+        raise ProtocolViolation(f"the exposed memory of pool {name} {fault}", reason="pool memory")
+    mapping = kernel.Mapping(source, size, False)
+    mapping.populate()
+    return mapping
 
 
 def identity(source: kernel.Descriptor) -> tuple[int, int]:

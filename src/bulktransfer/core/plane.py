@@ -7,6 +7,7 @@ ledgers, bytes (the codec of its backend), or the calls of users (channel.py).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -44,7 +45,7 @@ from ..messages import (
     Withdraw,
 )
 from ..states import ChannelAct, ChannelState, Direction, EventKind, Role, Trust, agree_roles, step_channel
-from . import ending
+from . import ending, twin
 from .assign import Assigning
 from .callbacks import Callbacks
 from .deferral import Answer
@@ -164,7 +165,8 @@ class ChannelPlane(Descriptors):
         self.trust = trust
         self.role = role
         self.meta_size = meta_size
-        self.offer = Terms(direction.other, role, trust, meta_size, self.limits.slot_count)
+        stage_size = 0 if twin.shares_memory(trust) else self.limits.stage_size
+        self.offer = Terms(direction.other, role, trust, meta_size, self.limits.slot_count, stage_size)
         self.step(ChannelAct.CREATE)
 
     def terms_for(self, hello: Hello) -> Terms:
@@ -178,7 +180,7 @@ class ChannelPlane(Descriptors):
         if roles is None:
             raise RoleConflictError(f"both sides ask for the role {hello.role.name}")
         self.role = roles[0]
-        return Terms(self.offer.direction, roles[1], self.offer.trust, self.offer.meta_size, self.offer.slot_count)
+        return dataclasses.replace(self.offer, role=roles[1])
 
     def greet(self, peer: Peer, hello: Hello) -> Sequence[tuple[Any, Terms]]:
         """A binder is here. Raises: BulkError (refused)."""
@@ -235,9 +237,14 @@ class ChannelPlane(Descriptors):
         """Take over socket and outboxes."""
         self.peer = part.peer
         self.same_domain = part.same_domain
-        self.open_link(part.sock, part.own, part.peer_box, part.terms.slot_count, part.terms.meta_size)
-        self.watch_peer(part.peer.pid)
         self.yields = len(os.sched_getaffinity(0)) == 1
+        stages, lingers = twin.stages(self.is_source, part), self.spin_mode > 0 and not self.yields
+        shape = part.terms.slot_count, part.terms.meta_size
+        self.open_link(part.sock, part.own, part.peer_box, *shape, *stages, lingers)
+        self.watch_peer(part.peer.pid)
+        if self.by_value and not self.is_source:
+            self.lay_bed()  # before the helper watches: see wait.h
+            self.attach_carrier()
         self.domain.set_loose(self)
         self.beacon.dim()
         if self._poller is not None:

@@ -117,6 +117,7 @@ class RequestBook:
         table = self.channel.table
         table.extend([None] * (assignment.slot + 1 - len(table)))
         table[assignment.slot] = assignment
+        self.channel.enter_pool(assignment.slot, assignment)
 
     def reserve(self, pool: Pool) -> None:
         """The pool belongs to this channel's trust level from now on. Raises: ConstraintError, OSError (trust HALF)."""
@@ -132,11 +133,13 @@ class RequestBook:
         assignment.retire()
         if assignment.slot < len(channel.table) and channel.table[assignment.slot] is assignment:
             channel.table[assignment.slot] = None
+            channel.enter_pool(assignment.slot, None)
         if assignment.request is not None:
             self.incoming.pop(assignment.request, None)
             self.asked.discard(assignment.request)
-        if assignment.lease is not None:
-            assignment.lease.close()
+        for lease in (assignment.lease, assignment.held):
+            if lease is not None:
+                lease.close()
         if self.find(pool) is None:
             pool.channels.discard(channel.number)
         if not pool.channels and not pool.ended:

@@ -227,7 +227,7 @@ class Reception:
         boxes: list[kernel.Descriptor] = []
         extra: list[kernel.Descriptor] = []
         for number, (_, terms) in enumerate(offers):
-            source, mapping = memory.make_outbox(terms.slot_count, terms.meta_size)
+            source, mapping = memory.make_outbox(terms, binder=False)
             boxes.append(source)
             candidate.boxes.append(mapping)
             if number:
@@ -283,7 +283,7 @@ class Reception:
             raise ProtocolViolation(f"{len(fds)} outboxes for {len(offers)} channels")
         same = is_same_domain(self.domain, candidate.hello.domain_id, candidate.peer)
         try:
-            boxes = [memory.adopt_outbox(fd, t.slot_count, t.meta_size) for fd, (_, t) in zip(fds, offers, strict=True)]
+            boxes = [memory.adopt_outbox(fd, t, binder=True) for fd, (_, t) in zip(fds, offers, strict=True)]
         except OSError as error:
             if isinstance(error, ProtocolViolation):
                 raise

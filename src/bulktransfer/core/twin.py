@@ -1,7 +1,7 @@
 """Twins: where memory is not shared, each domain has its own of every pool (design rule 7, section 5).
 
-Knows: how a twin is made, whose consent a second assignment needs. Must not know: how contents travel, or what is
-said about pools.
+Knows: how a twin is made, whose consent a second assignment needs, which end stages contents. Must not know: how
+contents travel, or what is said about pools.
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ from . import memory
 def shares_memory(trust: Trust) -> bool:
     """Whether channels of this trust level map one memory on both sides; else each side has a twin."""
     return trust is not Trust.NONE
+
+
+def stages(is_source: bool, part: Any) -> tuple[int, int]:
+    """The staging areas of a new connection, of what goes out and of what comes in; 0: none."""
+    size = 0 if part.same_domain else part.terms.stage_size  # within one domain there is nothing to copy
+    return (size, 0) if is_source else (0, size)
 
 
 def attach(pool: Pool) -> None:

@@ -43,6 +43,7 @@ TEXT_SIZE_MAX: Final = 1024
 TERMS_COUNT_MAX: Final = 64
 META_SIZE_MAX: Final = 2048
 SLOT_COUNT_MAX: Final = 65536
+STAGE_SIZE_MAX: Final = 64 << 20
 
 _HEADER = struct.Struct("!2sBB")
 HEADER_SIZE: Final = _HEADER.size
@@ -222,6 +223,7 @@ _TERMS_LAYOUT: Final[dict[str, _Field]] = {
     "trust": _Enum(Trust),
     "meta_size": _Integer("H", most=META_SIZE_MAX),
     "slot_count": _Integer("I", least=2, most=SLOT_COUNT_MAX, power_of_two=True),
+    "stage_size": _Integer("I", most=STAGE_SIZE_MAX, power_of_two=True),
 }
 
 _ANSWER: Final[dict[str, _Field]] = {"request": _REQUEST, "code": _CODE, "reason": _TEXT}
