@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 import bulktransfer as bulk
@@ -264,3 +266,20 @@ def test_the_descriptor_is_readable_at_the_deadline_of_a_bind(world):
         with pytest.raises((bulk.WouldBlock, bulk.ClosedChannelError)):
             binder.receive_nowait()
     assert isinstance(outcomes[0].error, bulk.EndpointNotFoundError)
+
+
+def test_a_look_that_finds_nothing_reads_a_kick_only_if_there_was_one(world, monkeypatch):
+    tx, rx, alloc = line(world)
+    rx.fileno()
+    assert nothing_comes(rx)
+    reads = []
+    read = os.eventfd_read
+    monkeypatch.setattr(os, "eventfd_read", lambda fd: reads.append(fd) or read(fd))
+    assert nothing_comes(rx)
+    assert not reads
+    tx.move(alloc.alloc())
+    rx.serve()  # it waits in the queue, and the descriptor tells
+    assert rx.receive_nowait().kind is EventKind.MOVE_RECEIVED
+    assert nothing_comes(rx)
+    assert len(reads) == 1
+    assert not readable(rx)

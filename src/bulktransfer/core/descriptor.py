@@ -27,6 +27,7 @@ class Descriptors(ChannelCore):
         self._kick: kernel.Descriptor | None = None
         self._pidfd: kernel.Descriptor | None = None
         self._bed: kernel.Descriptor | None = None
+        self._poked = False
 
     def watch_peer(self, pid: int) -> None:
         """Notice the death of the peer's process (rule 17)."""
@@ -67,10 +68,12 @@ class Descriptors(ChannelCore):
 
     def _poke(self) -> None:
         os.eventfd_write(self.kick_fd, 1)
+        self._poked = True  # after the write: where it is seen late, the descriptor stays readable until it is seen
 
     def _clear_kick(self) -> None:
         self.beacon.settle()
-        if self._kick is not None:
+        if self._poked:  # most looks that find nothing have no kick to clear
+            self._poked = False  # before the read: a kick in between leaves a read too many, not one too few
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self.kick_fd)
 
