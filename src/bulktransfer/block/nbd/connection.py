@@ -42,6 +42,7 @@ from .transmission import (
 )
 
 _IN = 1 << 18  # bytes received at once
+_SMALL = 1 << 15
 _LARGE = 1 << 16  # a payload that is worth a system call of its own
 _PIECE = 1 << 20  # of a large write on its way through the page cache
 _BATCH = 1 << 18  # bytes of replies that are not held back for more
@@ -71,6 +72,7 @@ class Connection:
         self._begin, self._end = 0, len(agreement.rest)
         self._in[: self._end] = agreement.rest
         self._after_large = False
+        self._in_memory = not agreement.extended and store.size_bytes > 0 and store.view(0, 1) is not None
         self._sending = threading.Lock()
         self._out: list[Piece] = []
         self._out_bytes = 0
@@ -105,6 +107,8 @@ class Connection:
         protocol = self._protocol
         size = protocol.header.size
         while True:
+            if self._in_memory:
+                self._ordinary()
             while self._end - self._begin >= size:
                 request = protocol.parse(self._in, self._begin)
                 self._begin += size
@@ -120,6 +124,38 @@ class Connection:
             self._send()
             if not self._fill():
                 return
+
+    def _ordinary(self) -> None:
+        """Answer small reads and writes of memory that are here whole, without flags and within the export.
+
+        They are most of what a client with many requests under way sends; this way takes a third of the time of the
+        other, which sees to all else. It stops at the first request that is not so. Raises: OSError.
+        """
+        protocol, store, buffer, view, out = self._protocol, self._store, self._in, self._in_view, self._out
+        header, magic, limit, writable = protocol.header, protocol.magic, store.size_bytes, protocol.writable
+        size, begin, end = header.size, self._begin, self._end
+        while end - begin >= size:
+            found, flags, command, cookie, offset, length = header.unpack_from(buffer, begin)
+            if found != magic or flags or not 0 < length <= _SMALL or offset + length > limit:
+                break
+            if command == READ:
+                begin += size
+                contents = store.view(offset, length)
+                assert contents is not None
+                out.append(protocol.head(cookie, offset, length))
+                out.append(contents)
+                self._out_bytes += length
+            elif command == WRITE and writable and end - begin >= size + length:
+                begin += size + length
+                slot = store.slot(offset, length)
+                assert slot is not None
+                slot[:] = view[begin - length : begin]
+                out.append(protocol.ok(cookie))
+            else:
+                break
+            if self._out_bytes >= _BATCH:
+                self._send()
+        self._begin = begin
 
     def _fill(self) -> bool:
         """Wait for bytes; whether there are any. Raises: OSError."""

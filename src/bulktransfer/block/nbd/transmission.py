@@ -51,6 +51,7 @@ MAX_ERROR_TEXT = 1024
 FUA, NO_HOLE, DF, REQ_ONE, FAST_ZERO, PAYLOAD_LEN = map(int, CommandFlag)
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS, _ = map(int, Command)
 _OFFSET_DATA = int(Chunk.OFFSET_DATA)
+_pack_simple, _pack_data = SIMPLE_REPLY.pack, DATA_CHUNK.pack
 
 _ALLOWED: dict[int, int] = {
     READ: FUA | DF,
@@ -106,10 +107,11 @@ class Transmission:
         self.structured = agreement.structured
         self.extended = agreement.extended
         self.header = EXTENDED_REQUEST if agreement.extended else REQUEST
-        self._magic = EXTENDED_REQUEST_MAGIC if agreement.extended else REQUEST_MAGIC
+        self.magic = EXTENDED_REQUEST_MAGIC if agreement.extended else REQUEST_MAGIC
         self._allocation = agreement.allocation
         self._size = agreement.export.size_bytes
         self._read_only = bool(agreement.export.flags & TransmissionFlag.READ_ONLY)
+        self.writable = not self._read_only
         self._plain = READ if self._read_only or self.extended else WRITE  # up to which command flags may be missing
 
     # -- requests --------------------------------------------------------------------------------------------------
@@ -117,7 +119,7 @@ class Transmission:
     def parse(self, buffer: bytes | bytearray | memoryview, at: int) -> Request:
         """The request whose header lies at `at`. Raises: NbdViolation (it does not begin as one)."""
         request = Request(*self.header.unpack_from(buffer, at))
-        if request.magic != self._magic:
+        if request.magic != self.magic:
             raise NbdViolation(f"a request begins with {request.magic:#x}")
         return request
 
@@ -165,6 +167,16 @@ class Transmission:
 
     # -- replies ---------------------------------------------------------------------------------------------------
 
+    def ok(self, cookie: int) -> bytes:
+        """The same as done, of a write, without extended headers."""
+        return _pack_simple(SIMPLE_REPLY_MAGIC, 0, cookie)
+
+    def head(self, cookie: int, offset: int, length: int) -> bytes:
+        """The same as data_head, of all that was asked, without extended headers."""
+        if self.structured:
+            return _pack_data(STRUCTURED_REPLY_MAGIC, CHUNK_DONE, _OFFSET_DATA, cookie, length + 8, offset)
+        return _pack_simple(SIMPLE_REPLY_MAGIC, 0, cookie)
+
     def done(self, request: Request) -> bytes:
         """It was done, and there is nothing to tell."""
         if self.extended or (self.structured and request.command == READ):
@@ -188,7 +200,7 @@ class Transmission:
                 EXTENDED_REPLY_MAGIC, flags, _OFFSET_DATA, request.cookie, request.offset, length + 8, offset
             )
         if self.structured:
-            return DATA_CHUNK.pack(STRUCTURED_REPLY_MAGIC, flags, _OFFSET_DATA, request.cookie, length + 8, offset)
+            return _pack_data(STRUCTURED_REPLY_MAGIC, flags, _OFFSET_DATA, request.cookie, length + 8, offset)
         return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, 0, request.cookie)
 
     def hole(self, request: Request, offset: int, length: int, *, last: bool = True) -> bytes:
