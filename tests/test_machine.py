@@ -20,14 +20,12 @@ LOCAL, SHM = Subject("local:", processes=False), Subject("shm:")
 LEVELS = [(subject, trust) for subject in (LOCAL, SHM) for trust in subject.trusts]
 IDS = [f"{subject.scheme}-{trust.name}" for subject, trust in LEVELS]
 
-ENDS = False  # the library does not follow the specification's rules on leases yet; then this goes
-
 
 @pytest.mark.watchdog(180)
 @pytest.mark.parametrize("plan", [name for name in PLANS if name != "loopback"])
 @pytest.mark.parametrize(("subject", "trust"), LEVELS, ids=IDS)
 def test_the_library_and_the_specification_do_the_same(subject: Subject, trust: bulk.Trust, plan: str) -> None:
-    counted = run(subject, trust, PLANS[plan], examples=5, steps=40, may_end=ENDS)
+    counted = run(subject, trust, PLANS[plan], examples=5, steps=40)
     assert counted["systems"] >= 5
     assert counted["steps"] > 100
 
@@ -41,7 +39,7 @@ def test_within_one_domain_too(subject: Subject, trust: bulk.Trust) -> None:
 @pytest.mark.parametrize("plan", ["pair", "chain", "diamond"])
 @pytest.mark.parametrize("trust", SHM.trusts, ids=str)
 def test_processes_that_die_do_the_same(trust: bulk.Trust, plan: str) -> None:
-    counted = run(SHM, trust, PLANS[plan], examples=2, steps=40, may_end=ENDS, processes=True)
+    counted = run(SHM, trust, PLANS[plan], examples=2, steps=40, processes=True)
     assert counted["systems"] >= 2
 
 
@@ -108,5 +106,5 @@ def test_contents_that_differ_are_noticed() -> None:
 
 
 def test_the_long_run_counts_its_steps(capsys) -> None:
-    assert main(["--steps", "200", "--backend", "local", "--trust", "full", "--plan", "pair", "--no-ends"]) == 0
+    assert main(["--steps", "200", "--backend", "local", "--trust", "full", "--plan", "pair"]) == 0
     assert "local: trust FULL: " in capsys.readouterr().out

@@ -96,6 +96,8 @@ def configurations() -> list[Configuration]:
             Configuration("chain", 2, shared, "close", _DEADLY["chain"]),
             Configuration("fan", 2, shared, "close", depth=0 if shared else 16),
             Configuration("diamond", 2, shared, "", depth=0 if shared else 16),
+            Configuration("fan", 2, shared, "close", _DEADLY["fan"], depth=12),
+            Configuration("diamond", 2, shared, "close", _DEADLY["diamond"], depth=8),
         ]
     return found
 

@@ -17,6 +17,7 @@ from .state import (
     DETACHED,
     END,
     INITIALIZED,
+    INVALID,
     NOBODY,
     OVER,
     PARTED,
@@ -151,6 +152,8 @@ def drop(state: State, domain: int, buffer: int) -> State | Refused:
         return Refused("ChannelStateError", "the channel that it came over is still connected")
     if any(_side_lives(state, c, domain, pool) for c in bits(view.out)):
         return Refused("ChannelStateError", "copies of it are not back")
+    if view.state == INVALID and view.via != NOBODY and _side_lives(state, view.via, domain, pool):
+        return state  # it left over a channel that lives, and is still to come back
     if view.owned:
         state = with_owner(state, buffer, NOBODY)
     return settle(with_view(state, domain, buffer, dropped(view)), domain, pool)

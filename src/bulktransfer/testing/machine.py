@@ -26,7 +26,8 @@ import bulktransfer as bulk
 from ..spec import model as m
 from ..spec.state import OVER
 from ..spec.steps import transfers
-from .sidebyside import PLANS, Discrepancy, Plan, SideBySide
+from .plans import PLANS, Plan
+from .sidebyside import Discrepancy, SideBySide
 from .subject import Subject
 
 Making = Callable[[], SideBySide]

@@ -5,6 +5,7 @@ Knows: spec, and which message of it is which event of the library. Must not kno
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from typing import NamedTuple
 
@@ -76,6 +77,7 @@ class Oracle:
         self.outcomes: dict[int, list[tuple[str, str]]] = {d: [] for d in range(domains)}
         self.taken: dict[End, int] = {}
         self._metas: dict[End, deque[bytes]] = {}
+        self._wanted: dict[End, int] = {}  # how many transfers the library has taken
 
     # ---- calls ----
 
@@ -137,12 +139,12 @@ class Oracle:
         self._trim()
 
     def _end_last(self, channel: int, side: int) -> None:
-        """Refusals may be published behind the end of a side that is torn down; the library takes those, too.
+        """Refusals may be published behind the end of a side that is torn down; the library takes what is there.
 
         The specification loses them, and leases give back what they were about.
         """
         queue = self.state.queues[channel][side]
-        if len(queue) > 1 and queue[0].kind == END:
+        if len(queue) > 1 and queue[0].kind == END and self.taken[channel, side] < self._wanted.get((channel, side), 0):
             self.state = with_queue(self.state, channel, side, (*queue[1:], queue[0]))
 
     def _standing(self, channel: int, side: int, message: Message) -> str:
@@ -174,6 +176,7 @@ class Oracle:
         is over there. A lease is taken as soon as it is the next. Whether anything was taken.
         """
         moved = False
+        self._wanted[channel, side] = taken
         while (head := self.head(channel, side)) is not None:
             more = self.taken[channel, side] < taken
             if head.kind in TRANSFERS:
@@ -192,6 +195,18 @@ class Oracle:
         while self.head(channel, side) is not None:
             self.deliver(channel, side)
 
+    def next_event(self, channel: int, side: int, kind: str) -> Due:
+        """The event that a user is to receive next; an end may come before refusals that were published behind it."""
+        events = self.events[channel, side]
+        if kind == "teardown_received" and Due(kind) in events:
+            number = events.index(Due(kind))
+            if all(due.kind == "operation_refused" for due in list(events)[:number]):
+                events.rotate(-number)
+                due = events.popleft()
+                events.rotate(number)
+                return due
+        return events.popleft()
+
     def reclaim(self) -> None:
         """Take back what leases give back."""
         while True:
@@ -199,6 +214,25 @@ class Oracle:
             if step is None:
                 return
             self.state = step[1]
+
+    # ---- going back ----
+
+    def remember(self) -> Oracle:
+        """As it is now, to be restored."""
+        kept = copy.copy(self)
+        kept._hold(self)
+        return kept
+
+    def restore(self, kept: Oracle) -> None:
+        """As it was."""
+        self.state = kept.state
+        self._hold(kept)
+
+    def _hold(self, other: Oracle) -> None:
+        self.events = {end: deque(events) for end, events in other.events.items()}
+        self.outcomes = {domain: list(outcomes) for domain, outcomes in other.outcomes.items()}
+        self._metas = {end: deque(metas) for end, metas in other._metas.items()}
+        self.taken, self._wanted = dict(other.taken), dict(other._wanted)
 
     # ---- looking ----
 

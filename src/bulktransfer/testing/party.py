@@ -178,7 +178,8 @@ class Party:
         number = next((n for n, known in self.pools.items() if known is pool), None)
         if number is None:
             number = next((n for n, known in self.pools.items() if known.id == pool.id), len(self.pools))
-            self.pools[number] = pool  # new, or it left and came again
+            if number not in self.pools or pool.present:  # new, or it left and came again
+                self.pools[number] = pool
         return number
 
     # ---- ends ----

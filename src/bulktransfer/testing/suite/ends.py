@@ -87,8 +87,7 @@ class Ends(Suite):
     def test_what_is_away_is_used_again_only_when_everybody_let_go(self, line: Line) -> None:
         home = Home(line)
         line.send("move", 0)
-        if home.pool is line.near:
-            line.send("copy", 1)
+        line.send("copy", 1)
         theirs = [b for b in home.far if b.state is not bulk.BufferState.INVALID]
         away = [b for b in theirs if home.pool[b.index].state.name in ("INVALID", "READ_ONLY_OWNED")]
         home.channel.close()
