@@ -150,7 +150,7 @@ class Allocator(AllocatorCore):
         for number in list(pool.channels):
             channel = pool.domain.channel(number)
             if channel is not None:
-                channel.serve()
+                channel.on_readable()
         leases.check(pool)
         return bool(pool.free_count)
 
@@ -200,7 +200,7 @@ class _Hungry(Sleeper):
         for number in list(pool.channels):
             channel = pool.domain.channel(number)
             if channel is not None and channel.busy != 1 and not channel.watch():
-                channel.serve()
+                channel.on_readable()
                 hint = 2
         return 2 if pool.free_count >= self.count else hint
 

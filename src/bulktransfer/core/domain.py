@@ -162,7 +162,7 @@ class Domain:
                     self.waiters.loose.discard(number)
                     channel.loose = False
                     channel.registered = True
-                    self.watch(channel.socket_fd(), channel.serve)
+                    self.watch(channel.socket_fd(), channel.on_readable)
         return left
 
     def set_loose(self, channel: Any) -> None:

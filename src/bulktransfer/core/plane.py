@@ -403,8 +403,12 @@ class ChannelPlane(Descriptors):
         self.domain.serve()
 
     def on_readable(self) -> None:
-        """Something came while nobody waits on this channel: serve it."""
-        self.serve()
+        """Something came while nobody waits on this channel: serve it, for others. What ends it, its own calls tell."""
+        try:
+            self.serve()
+        except BulkError:
+            if self.ended is None:
+                raise
 
     def drop_queued(self, kind: str) -> None:
         """Take the first queued event of a kind away."""
