@@ -87,7 +87,7 @@ except ValueError as error:
     first, second, third = done.stdout.splitlines()
     assert re.fullmatch(r"abstract:\d+-[0-9a-f]{16}", first)
     assert "nobody created it within 0.1 s" in second
-    assert "known are abstract:, local:" in third
+    assert "known are abstract:, fullcopy:, local:" in third
 
 
 @pytest.mark.watchdog(600)

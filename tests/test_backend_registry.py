@@ -77,10 +77,10 @@ def test_no_backend_is_imported_before_it_is_asked_for(spawn):
 
 def test_an_unknown_scheme_is_named_beside_the_known_ones():
     with pytest.raises(
-        ValueError, match=r"address 'smh:camera': the scheme 'smh' is unknown; known are local:, name:, shm:"
+        ValueError, match=r"address 'smh:camera': the scheme 'smh' is unknown; known are fullcopy:, local:, name:, shm:"
     ):
         backend_for("smh:camera")
-    with pytest.raises(ValueError, match=r"address 'camera' has no scheme; known are local:, name:, shm:"):
+    with pytest.raises(ValueError, match=r"address 'camera' has no scheme; known are fullcopy:, local:, name:, shm:"):
         backend_for("camera")
     with pytest.raises(ValueError, match="the scheme '' is unknown"):
         backend_for(":camera")
@@ -97,7 +97,7 @@ def test_a_registered_backend_is_found():
     register(fake)
     register(fake)
     assert backend_for("fake:anything") is fake
-    with pytest.raises(ValueError, match="known are fake:, local:, name:, shm:"):
+    with pytest.raises(ValueError, match="known are fake:, fullcopy:, local:, name:, shm:"):
         backend_for("other:anything")
 
 

@@ -16,7 +16,11 @@ from ..core import scheme as _scheme
 
 ENTRY_POINT_GROUP: Final = "bulktransfer.backends"
 
-_BUILT_IN: Final = {"local": ".local", "shm": ".shm"}  # scheme -> module with a BACKEND; see announce
+_BUILT_IN: Final = {
+    "local": ".local",
+    "shm": ".shm",
+    "fullcopy": ".fullcopy",
+}  # scheme -> module with a BACKEND; see announce
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
 
 # Filled by setdefault alone, which is atomic: a lock held while a plug-in is imported could deadlock with a thread
