@@ -302,17 +302,18 @@ static inline void bt_drop(const bt_table *t, bt_slot *s) {
  * copies of it that were lent on; whoever lent it here over an ended channel is gone with the rest. */
 static inline int bt_reclaim(const bt_table *t, bt_assignment *a, uint32_t index, uint32_t living) {
     bt_slot *s = &a->pool->slots[index];
-    int changed = 0;
+    int changed = 0, readable = 0;
     if (bt_bit(a->out_copies, index)) changed = bt_copy_back(t, a, index, BT_A_COPY_RELEASED) == BT_OK;
     if (s->state == BT_READ_ONLY && bt_is_given(a, index) && !s->out && !living) {
         if (bt_bit(a->in_copies, index)) bt_bit_clear(a->in_copies, index), a->held_count--;
         s->in = 0;
         s->state = BT_INVALID;
+        readable = 1;
     }
     if (bt_is_away(a, index)) {
         bt_step(s, bt_lookup(t, s, BT_A_RECLAIMED));
         bt_home_again(s, a);
-        s->length = a->pool->size;
+        if (!readable) s->length = a->pool->size; /* what could be read here is unchanged (rule 16) */
         changed = 1;
     }
     return changed;
