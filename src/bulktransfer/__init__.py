@@ -15,6 +15,7 @@ from .core.channel import Channel
 from .core.connect import bind, connect, create
 from .core.deferral import Answer
 from .core.domain import Domain, current_domain
+from .core.harden import harden
 from .core.lifetime import trace_views
 from .core.limits import Constraints, Limits
 from .core.listener import ChannelSpec, Listener, listen
@@ -105,6 +106,7 @@ __all__ = [
     "current_domain",
     "Limits",
     "Constraints",
+    "harden",
     "trace_views",
     # states
     "BufferState",

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -139,6 +140,7 @@ def _without_interrupts() -> Iterator[None]:
 def _in_process(pipe: Connection[Any, Any], parent: int, task: Task, args: tuple[object, ...]) -> None:
     global _alone
     _alone = True
+    warnings.simplefilter("ignore", bulk.SecurityWarning)  # as in main.py
     watchdog(IDLE_S)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() == parent:

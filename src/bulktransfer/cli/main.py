@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import bulktransfer as bulk
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; its exit status. Raises: SystemExit (arguments that make no sense: 2; --help, --version: 0)."""
     args = parser().parse_args(argv)
+    warnings.simplefilter("ignore", bulk.SecurityWarning)  # at trust NONE: the other processes are its own
     try:
         status = RUN[args.command](args)
         sys.stdout.flush()

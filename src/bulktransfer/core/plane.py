@@ -45,7 +45,7 @@ from ..messages import (
     Withdraw,
 )
 from ..states import ChannelAct, ChannelState, Direction, EventKind, Role, Trust, agree_roles, step_channel
-from . import ending, twin
+from . import ending, harden, twin
 from .assign import Assigning
 from .callbacks import Callbacks
 from .deferral import Answer
@@ -235,6 +235,7 @@ class ChannelPlane(Descriptors):
 
     def connect_link(self, part: Joined) -> None:
         """Take over socket and outboxes."""
+        harden.warn_if_open(self.trust, part.peer)
         self.peer = part.peer
         self.same_domain = part.same_domain
         self.yields = len(os.sched_getaffinity(0)) == 1
