@@ -30,8 +30,9 @@ _EPILOG = """\
 tests (the report's section II-5.1):
   0, 1  what is moved and copied arrives as it was, on a trusted and on a non-trusted channel
   2-6   what was passed, moved or released is out of reach, what is copied is read-only: one process
-        goes around the library and reads or writes from C. At trust HALF and NONE the kernel must
-        stop it; at FULL nothing does. In Python it is refused at every level.
+        goes around the library and reads or writes from C. At trust HALF the kernel must stop it;
+        at NONE it meets a copy of its own, and the other process must be unharmed; at FULL nothing
+        stops it. In Python it is refused at every level.
 exit status:
   0  everything was as expected
   1  something was not

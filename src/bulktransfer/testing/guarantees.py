@@ -3,8 +3,9 @@
 Knows: which access is tried when, and what must come of it. Must not know: what is printed, or who asks.
 
 In tests 2 to 6 one party goes around the library: its C code reads or writes a buffer that is no longer, or not
-wholly, its own. Where the kernel enforces (trust HALF and NONE) the process must die of SIGSEGV. At FULL nothing is
-enforced (the report's trusted channel), so the access goes through. Python's own ways are refused at every level.
+wholly, its own. At trust HALF the kernel must end its process with SIGSEGV. At FULL nothing is enforced (the report's
+trusted channel), so the access goes through. At NONE, by value, it goes to the party's own twin: what the other one has
+must be as it was. Python's own ways are refused at every level.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import bulktransfer as bulk
 
 from .party import Arrived
 from .places import Gone, Seat, There
-from .subject import MODES, Mode, Subject
+from .subject import MODES, Mode, Subject, memory_is_shared
 
 FAULTS, GOES_THROUGH, ALL_OF_IT = "faults", "goes through", "every byte is right"
 PINS = ("any", "same", "split")
+FAULTING = (bulk.Trust.HALF,)  # by value (NONE) a stray access meets the offender's own twin, and nobody sees it
 BUFFERS, BUFFER_BYTES, ROUNDS = 4, 16384, 3
 _SOURCE, _SINK = 0, 1
 
@@ -248,8 +250,7 @@ def _difference(act: str, buffer: int, found: bytes, sent: bytes) -> str:
 
 def expected(guarantee: Guarantee, trust: bulk.Trust) -> Saw:
     """What must come of it at that level."""
-    enforced = trust is not bulk.Trust.FULL
-    read, write = (guarantee.read, FAULTS) if enforced else (GOES_THROUGH, GOES_THROUGH)
+    read, write = (guarantee.read, FAULTS) if trust in FAULTING else (GOES_THROUGH, GOES_THROUGH)
     return _told(guarantee.refusals, read, write)
 
 
@@ -276,6 +277,8 @@ def _offend(guarantee: Guarantee, subject: Subject, trust: bulk.Trust, mode: Mod
                     break
             if strays[-1] == FAULTS and subject.processes:
                 _unharmed(here, 1 - offender, sent)
+            elif not memory_is_shared(trust):
+                _unchanged(here, 1 - offender, sent)
     return _told(refusals, *strays)
 
 
@@ -285,6 +288,13 @@ def _stray(here: Stage, offender: int, access: str) -> str:
     except Gone as gone:
         return FAULTS if gone.signal == signal.SIGSEGV else str(gone)
     return GOES_THROUGH
+
+
+def _unchanged(here: Stage, end: int, sent: bytes) -> None:
+    """The other end reads what it may read as it was, and goes on."""
+    seen = here.call(end, "look", 0, 0)
+    if seen.state in ("READ_ONLY", "READ_ONLY_OWNED") and seen.data != sent:
+        raise AssertionError("the stray access changed what the other end has")
 
 
 def _unharmed(here: Stage, end: int, sent: bytes) -> None:

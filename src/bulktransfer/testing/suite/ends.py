@@ -80,7 +80,8 @@ class Ends(Suite):
         line.tx.close()
         until_the_end(line.rx)
         assert line.far[0].tobytes() == pattern(4, 4000)
-        assert line.far[1].tobytes() == pattern(5, 5000)
+        if line.case.shared or line.far is not line.alloc.pool:  # else its slot is free at once for who allocated it
+            assert line.far[1].tobytes() == pattern(5, 5000)
         line.far[0].put(b"mine now")
         assert line.far[0].tobytes() == b"mine now"
 
