@@ -62,6 +62,7 @@ class World:
 
     def __init__(self, scheme: str) -> None:
         self.scheme = scheme
+        self.trust = Trust.NONE if scheme in ("tcp", "tls") else Trust.FULL
         self.made: list[Any] = []
 
     def __enter__(self) -> World:
@@ -86,14 +87,14 @@ class World:
         sink: Any,
         *,
         creator: str = "source",
-        trust: Trust = Trust.FULL,
+        trust: Trust | None = None,
         binder: dict[str, Any] | None = None,
         **options: Any,
     ) -> tuple[Any, Any]:
         """A connected channel: its source end and its sink end."""
         direction = Direction.TX if creator == "source" else Direction.RX
         here, there = (source, sink) if creator == "source" else (sink, source)
-        created = bulk.create(f"{self.scheme}:", direction=direction, trust=trust, domain=here, **options)
+        created = bulk.create(f"{self.scheme}:", direction=direction, trust=trust or self.trust, domain=here, **options)
         self.made.append(created)
         bound, _ = together(
             lambda: bulk.bind(created.address, domain=there, **(binder or {})), lambda: created.wait_bound(PATIENCE_S)
@@ -142,12 +143,14 @@ def until_the_end(channel: Any) -> list[Any]:
 
 
 def start_helper() -> None:
-    """Before descriptors are counted: what stays for good, the one helper thread (rule 8) and the default domain."""
+    """Before descriptors are counted: what stays for good, the helper threads (rule 8) and the default domain."""
     bulk.current_domain()
     with World("local") as world:
         tx, rx, alloc, _ = world.line(limits=bulk.Limits(slot_count=2))
         tx.move_many(alloc.alloc_many(4))
         rx.receive(PATIENCE_S)
+    with World("tcp") as world:
+        world.channel(*world.domains(2))
 
 
 if "BULK_TEST_NO_HELPER" not in os.environ:

@@ -19,6 +19,7 @@ from .core.harden import harden
 from .core.lifetime import trace_views
 from .core.limits import Constraints, Limits
 from .core.listener import ChannelSpec, Listener, listen
+from .core.network import Network
 from .core.pair import Endpoint, pair
 from .core.waitset import WaitSet
 from .errors import (
@@ -105,6 +106,7 @@ __all__ = [
     "Domain",
     "current_domain",
     "Limits",
+    "Network",
     "Constraints",
     "harden",
     "trace_views",

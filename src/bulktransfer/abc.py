@@ -20,8 +20,34 @@ class Peer(NamedTuple):
     uid: int
     gid: int
 
+    @property
+    def host(self) -> str:
+        """Host and port, where it is on another machine or may be; else ""."""
+        return ""
+
     def __str__(self) -> str:
         return f"process {self.pid} of user {self.uid}"
+
+
+class FarPeer(Peer):
+    """Who is at the other end of a network; the kernel knows nothing else of it."""
+
+    _host = ""
+
+    @classmethod
+    def at(cls, host: str) -> FarPeer:
+        """The one at `host`, which names a port, too."""
+        peer = cls(-1, -1, -1)
+        peer._host = host
+        return peer
+
+    @property
+    def host(self) -> str:
+        """Host and port."""
+        return self._host
+
+    def __str__(self) -> str:
+        return self._host
 
 
 @runtime_checkable
@@ -35,11 +61,48 @@ class Codec(Protocol):
         """The message in `data`. Raises: ProtocolViolation."""
 
 
+class Wire(Protocol):
+    """A connection to another machine while channels are set up on it, which never waits.
+
+    Whatever comes first (a name to be looked up, TLS, proofs) is its own business; `hear` carries it on.
+    """
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed or taken over."""
+
+    @property
+    def count(self) -> int:
+        """How many connections there are: one for each channel."""
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while `hear` has something to do."""
+
+    def say(self, data: bytes) -> None:
+        """Send a message as soon as it can be. Raises: OSError."""
+
+    def hear(self) -> bytes | None:
+        """The next message; None: not yet; b"": the peer hung up.
+
+        Raises: ConnectionRefusedError (nobody is there yet), OSError, ProtocolViolation.
+        """
+
+    def invite(self, count: int) -> None:
+        """Have the binder make so many connections, this one included, before it hears the next message."""
+
+    def take_over(self) -> list[tuple[int, Any]]:
+        """The raw descriptor of each connection, and what speaks TLS on it or None: the caller's from now on."""
+
+    def close(self) -> None:
+        """Hang up; idempotent, never raises."""
+
+
 class Connection(NamedTuple):
-    """A connected SOCK_SEQPACKET socket: a raw descriptor that the taker owns."""
+    """A connected SOCK_SEQPACKET socket: a raw descriptor that the taker owns; or a wire (`fd` is -1 then)."""
 
     fd: int
     peer: Peer
+    wire: Wire | None = None
 
 
 @runtime_checkable
@@ -83,7 +146,10 @@ class Backend(Protocol):
     codec: Codec
 
     def listen(self, address: str, *, backlog: int, allow_users: Sequence[int | str]) -> Rendezvous:
-        """Create `address`. Raises: OSError (EADDRINUSE: the name is taken), ValueError, PermissionError."""
+        """Create `address`. Raises: OSError (EADDRINUSE: the name is taken), ValueError, PermissionError.
+
+        A backend with `takes_network` gets what the user said as `network=`, too, here and in `connect`.
+        """
 
     def connect(self, address: str, *, owner: int | str | None) -> Connection | None:
         """Knock once: a connection, or None if nobody created `address`; never waits for it to appear.

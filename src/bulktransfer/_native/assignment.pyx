@@ -83,6 +83,10 @@ cdef class Assignment:
         """Buffers may travel from now on."""
         self.c.standing = BT_ACTIVE
 
+    def set_far(self):
+        """The other side has memory of its own, on another machine."""
+        self.c.far = True
+
     def retire(self):
         """The pool left the channel."""
         self.c.standing = BT_ABSENT

@@ -10,6 +10,7 @@ cdef extern from * nogil:
     #include "busy.h"
     #include "carrier.h"
     #define BT_KICKED(k) ((const _Atomic int *)(k))
+    #define BT_LINK_MESSAGE(l, data, size) ((l)->ways->message(l, data, size))
     #define BT_SLEEP_DATA(l) (&(l)->tx.own->sleep_data)
     """
     enum: BT_MOVE, BT_PASS, BT_COPY, BT_RELEASE, BT_REFUSE, BT_CONTROL, BT_KIND_END, BT_META_MAX, BT_META_INLINE
@@ -25,6 +26,8 @@ cdef extern from * nogil:
     ctypedef struct bt_carrier:
         uint32_t generation
     ctypedef struct bt_tx:
+        void* own
+        void* peer
         uint64_t tail
         uint64_t consumed
     ctypedef struct bt_rx:
@@ -50,6 +53,7 @@ cdef extern from * nogil:
         uint64_t rings
         bt_stage_tx out
         bt_arrivals* in_ "in"
+        void* far
     ctypedef struct bt_message:
         uint8_t data[1]
         int fds[1]
@@ -127,3 +131,4 @@ cdef extern from * nogil:
     int c_poll "poll"(pollfd* fds, unsigned long count, int timeout_ms)
     void* BT_KICKED(int* kicked)
     void* BT_SLEEP_DATA(bt_link* link)
+    int BT_LINK_MESSAGE(bt_link* link, const void* data, size_t size)

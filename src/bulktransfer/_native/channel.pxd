@@ -1,3 +1,5 @@
+from libc.stdint cimport int64_t
+
 from bulktransfer._native.event cimport Event
 from bulktransfer._native.waiting cimport WaitCore
 
@@ -9,6 +11,7 @@ cdef class ChannelCore(WaitCore):
     cdef object __weakref__
 
     cdef Event next_event(self)
+    cdef int64_t look_far(self) except? -1
     cdef int run_callback(self, object handler, object argument) except -1
     cdef int fire_outcomes(self) except -1
     cdef int enter(self) except -1

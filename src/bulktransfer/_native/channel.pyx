@@ -89,6 +89,8 @@ cdef class ChannelCore(WaitCore):
                 if self.link == NULL:
                     return None
                 there = bt_rx_look(&self.link.rx)
+                if there == 0 and self.is_far:
+                    there = self.look_far()
                 if there <= 0:
                     if there < 0:
                         self._violation("its tail went back, or beyond its ring")
@@ -102,6 +104,11 @@ cdef class ChannelCore(WaitCore):
             if handler is None:
                 return event
             self.run_callback(handler, event)
+
+    cdef int64_t look_far(self) except? -1:
+        """Read what has come from another machine; the entries that are there now."""
+        self.fetch(False)
+        return bt_rx_look(&self.link.rx) if self.link != NULL else 0
 
     cdef int run_callback(self, object handler, object argument) except -1:
         """User code, not under any lock; the receiving side is free meanwhile, and taken back afterwards."""
@@ -241,6 +248,7 @@ cdef class ChannelCore(WaitCore):
             self.lazy = False
             if self.link != NULL and self.link.rx.published != self.link.rx.head:
                 bt_link_consumed(self.link)
+                self.flush_due()
 
     def receive_buffer(self, timeout=None):
         """The next event that brings a buffer; other events stay for receive. Raises: as receive."""

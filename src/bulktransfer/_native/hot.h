@@ -2,7 +2,7 @@
  *
  * Knows: the ledger, the ring and the bell, in the order that sending.pyx and receiving.pyx keep. Must not know: errors,
  * events, Python. Nothing is changed unless all of it is done: the long way then finds what stands in the way, and says
- * it. Ordinary is: memory that both sides see and that nothing guards, an assignment that is active, two domains, no
+ * it. Ordinary is: memory that both sides see and that nothing guards, on one machine, an assignment that is active, two domains, no
  * copies of the buffer, no views, nothing that waits to be sent, meta data that fits into the entry.
  */
 #ifndef BT_HOT_H
@@ -14,7 +14,7 @@
 #define BT_LIKELY(x) __builtin_expect(!!(x), 1)
 
 static inline int bt_ordinary(const bt_assignment *a) {
-    return a->standing == BT_ACTIVE && a->pool->shared && !a->pool->guarded && !a->same_domain;
+    return a->standing == BT_ACTIVE && a->pool->shared && !a->pool->guarded && !a->same_domain && !a->far;
 }
 
 /* The state after `act`, where there is neither flag nor copy; 0xff: no such transition, or not ordinary. */

@@ -24,6 +24,13 @@ cdef extern from "twin.h" nogil:
     uint32_t bt_twin_claimed(const bt_twin* t, uint32_t index)
     uint32_t bt_is_leaving(const bt_twin* t, uint32_t index)
 
+cdef extern from "hold.h" nogil:
+    ctypedef struct bt_hold:
+        pass
+    bt_hold* bt_hold_new(bt_registry* r, void* address, size_t size)
+    bt_hold* bt_hold_more(bt_hold* hold)
+    void bt_hold_drop(bt_hold* hold)
+
 cdef bt_registry* registry() noexcept nogil
 
 cdef class Descriptor:
@@ -38,4 +45,6 @@ cdef class Mapping:
     cdef uint32_t generation
     cdef bt_twin* twin  # who moves bytes of it without asking anybody
     cdef void belong(self, bt_twin* twin) noexcept
+    cdef bt_hold* hold
     cdef void* disown(self) noexcept
+    cdef bt_hold* pin(self) except NULL

@@ -91,7 +91,7 @@ cdef extern from *:
     int timerfd_settime(int fd, int flags, const itimerspec* new, itimerspec* old) nogil
     enum: CLOCK_MONOTONIC, TFD_CLOEXEC, TFD_NONBLOCK, TFD_TIMER_ABSTIME
     int c_poll "poll"(pollfd* fds, unsigned long count, int timeout_ms) nogil
-    enum: EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, EPOLLRDHUP, POLLIN, POLLHUP
+    enum: EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, EPOLLRDHUP, POLLIN, POLLHUP
     int bt_message_send(int sock, const void* data, size_t size, const int* fds, int fd_count) nogil
     int bt_message_receive(int sock, bt_message* m) nogil
 
@@ -237,13 +237,23 @@ cdef class Mapping:
         if twin != NULL:
             bt_twin_retain(twin)
 
+    cdef bt_hold* pin(self) except NULL:
+        """One more user of the memory, which stays mapped until that one drops it."""
+        if self.hold == NULL:
+            self.hold = bt_hold_new(the_registry, self.base, self.size)
+            if self.hold == NULL:
+                raise MemoryError("no memory to keep a mapping")
+        return bt_hold_more(self.hold)
+
     cdef void* disown(self) noexcept:
         cdef void* base = self.base
         self.base = NULL
         return base
 
     def __dealloc__(self):
-        if self.base != NULL and self.generation == the_registry.generation:
+        if self.hold != NULL:
+            bt_hold_drop(self.hold)
+        elif self.base != NULL and self.generation == the_registry.generation:
             if self.twin == NULL or not bt_twin_put_off(self.twin, self.base, self.size, False):
                 bt_registry_unmap(the_registry, self.base, self.size)
         self.belong(NULL)
@@ -354,6 +364,15 @@ def poller_add(int poller, int fd):
     event.events = EPOLLIN | EPOLLRDHUP
     event.data.fd = fd
     if epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event) < 0:
+        refuse(errno, f"watching descriptor {fd}")
+
+
+def poller_want(int poller, int fd, bint writable):
+    """Watch `fd`, which is watched for input already, for room for output too, or no longer. Raises: OSError."""
+    cdef epoll_event event
+    event.events = EPOLLIN | EPOLLRDHUP | (EPOLLOUT if writable else 0)
+    event.data.fd = fd
+    if epoll_ctl(poller, EPOLL_CTL_MOD, fd, &event) < 0:
         refuse(errno, f"watching descriptor {fd}")
 
 

@@ -79,6 +79,7 @@ typedef struct bt_pool {
     uint8_t apart;   /* not FULL: transfers take the longer way */
     uint8_t *base;   /* of the mapping; NULL until there is one */
     struct bt_twin *twin; /* where memory is not shared: who moves bytes of it (twin.h) */
+    uint64_t *taken; /* a bit a buffer: contents from another machine land in it (far.h); NULL: none ever did */
 } bt_pool;
 
 enum bt_standing { BT_ABSENT = 0, BT_PENDING = 1, BT_ACTIVE = 2, BT_REMOVING = 3 };
@@ -97,6 +98,7 @@ typedef struct bt_assignment {
     uint8_t mine;         /* this side assigned it */
     uint8_t same_domain;
     const uint8_t *window; /* the peer's memory of an exposed pool, mapped read-only */
+    uint8_t far;          /* the other side of this channel is another machine, whatever the pool's others see */
 } bt_assignment;
 
 typedef struct bt_row {
@@ -182,12 +184,13 @@ static inline enum bt_verdict bt_judge_owner(const bt_table *t, const bt_assignm
         /* It is here already. Where memory is not shared, twins part when a channel ends: an honest peer may have
          * one of what was taken back here since. Where it is, nobody else can have what never left, or what came
          * over this very channel. */
-        if (!a->pool->shared) return BT_REFUSED;
+        if (!a->pool->shared || a->far) return BT_REFUSED;
         if (s->state == BT_READ_ONLY) return bt_bit(a->in_copies, index) ? BT_VIOLATION : BT_REFUSED;
         return s->via == 0 || s->via == a->channel ? BT_VIOLATION : BT_REFUSED;
     }
     /* Where memory is not shared a pool's allocator takes a buffer back from the peer that has it only. */
-    if (!a->pool->shared && a->pool->home && a->mine && s->left != a->channel && !a->same_domain) return BT_REFUSED;
+    if ((!a->pool->shared || a->far) && a->pool->home && a->mine && s->left != a->channel && !a->same_domain)
+        return BT_REFUSED;
     return BT_OK;
 }
 
@@ -208,7 +211,7 @@ static inline enum bt_verdict bt_judge_copy(const bt_table *t, const bt_assignme
     const bt_slot *s = &a->pool->slots[index];
     if (bt_bit(a->in_copies, index)) return BT_VIOLATION; /* twice over one channel */
     if (bt_lookup(t, s, BT_A_COPY_RECEIVED)->next == 0xff) return BT_REFUSED;
-    if (s->state == BT_READ_ONLY && !a->pool->shared) return BT_REFUSED;
+    if (s->state == BT_READ_ONLY && (!a->pool->shared || a->far)) return BT_REFUSED;
     return BT_OK;
 }
 
@@ -247,7 +250,7 @@ static inline enum bt_verdict bt_owner_back(const bt_table *t, bt_assignment *a,
     bt_slot *s = &a->pool->slots[index];
     const bt_row *row = bt_lookup(t, s, BT_A_MOVE_REFUSED);
     if (row->next == 0xff || s->left != a->channel || s->sent_at != position)
-        return a->pool->shared ? BT_VIOLATION : BT_REFUSED;
+        return a->pool->shared && !a->far ? BT_VIOLATION : BT_REFUSED;
     bt_step(s, row);
     bt_home_again(s, a);
     return BT_OK;

@@ -38,6 +38,7 @@ cdef extern from "ledger.h" nogil:
         uint8_t apart
         uint8_t* base
         bt_twin* twin
+        uint64_t* taken
     ctypedef struct bt_assignment:
         bt_pool* pool
         uint64_t* out_copies
@@ -51,6 +52,7 @@ cdef extern from "ledger.h" nogil:
         uint8_t mine
         uint8_t same_domain
         const uint8_t* window
+        uint8_t far
     ctypedef struct bt_row:
         uint8_t next
         int8_t out

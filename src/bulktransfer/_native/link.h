@@ -31,6 +31,15 @@ typedef struct bt_waiting {
     int published; /* the entry is in the ring, the rest of its contents waits */
 } bt_waiting;
 
+struct bt_link;
+
+/* What a link does otherwise whose peer is on another machine (far.h). */
+typedef struct bt_link_ways {
+    int (*message)(struct bt_link *link, const void *data, size_t size); /* queue a control message; 0 or -errno */
+    void (*due)(struct bt_link *link);                                   /* the peer wants to hear the consumed index */
+    void (*release)(struct bt_link *link);                               /* the last owner went */
+} bt_link_ways;
+
 typedef struct bt_link {
     bt_tx tx;
     bt_rx rx;
@@ -49,6 +58,8 @@ typedef struct bt_link {
     bt_stage_tx out;        /* by value: what goes out; size 0 where memory is shared, and at a sink */
     struct bt_arrivals *in; /* by value: what comes in (arrival.h); NULL where memory is shared, and at a source */
     struct bt_link *next_carried;
+    const bt_link_ways *ways; /* NULL: the peer is on this machine */
+    struct bt_far *far;
 } bt_link;
 
 static inline bt_link *bt_link_new(bt_registry *registry, int sock) {
@@ -110,6 +121,7 @@ static inline void bt_link_release(bt_link *link) {
             bt_waiting_free(link, &link->fifo[(link->fifo_first + i) & (link->fifo_room - 1)]);
         if (link->in) bt_arrivals_free(link->in);
         if (link->sock >= 0) bt_registry_close(link->registry, link->sock);
+        if (link->ways) link->ways->release(link);
         if (link->tx.own) bt_registry_unmap(link->registry, link->tx.own, link->own_size);
         if (link->tx.peer) bt_registry_unmap(link->registry, (void *)link->tx.peer, link->peer_size);
         pthread_mutex_destroy(&link->lock);
@@ -138,7 +150,8 @@ static inline void bt_link_consumed(bt_link *link) {
     bt_rx_publish(&link->rx);
     if (bt_bell_due(&link->rx.peer->sleep_space, &link->rx.last_rung_space)) {
         atomic_fetch_add_explicit(&link->rings, 1, memory_order_relaxed);
-        if (bt_ring_bell(link->sock) < 0) link->rx.last_rung_space = 0;
+        if (link->ways) link->ways->due(link);
+        else if (bt_ring_bell(link->sock) < 0) link->rx.last_rung_space = 0;
     }
 }
 
@@ -266,7 +279,8 @@ static inline enum bt_carried bt_link_stage_one(bt_link *link, bt_waiting *w, in
 static inline enum bt_carried bt_link_carry_one(bt_link *link) {
     bt_waiting *w = &link->fifo[link->fifo_first];
     if (w->entry.kind == BT_CONTROL && w->size) {
-        int result = bt_message_send(link->sock, w->data, w->size, w->fds, w->fd_count);
+        int result = link->ways ? link->ways->message(link, w->data, w->size)
+                                : bt_message_send(link->sock, w->data, w->size, w->fds, w->fd_count);
         if (result == -EAGAIN || result == -ETOOMANYREFS || result == -ENOBUFS) return BT_CARRY_SOCKET;
         if (result < 0) return BT_CARRY_ENDED;
     }

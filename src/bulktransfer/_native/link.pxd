@@ -15,6 +15,7 @@ cdef class LinkCore:
     cdef bint lingers  # by value: worth waiting a little while the other side is at it, too
     cdef uint64_t control_sent
     cdef uint64_t bells_heard
+    cdef readonly bint is_far  # the peer is on another machine, and has memory of its own
 
     cdef void let_go(self, bt_link* link) noexcept
     cdef int engage(self, bt_link* link) except? -1
@@ -23,5 +24,10 @@ cdef class LinkCore:
     cdef int carry(self) except -1
     cdef int take_bells(self) except -1
     cdef void hold_arrivals(self, bt_link* link) noexcept
+    cdef int take_far(self) except -1
+    cdef int fetch(self, bint all) except -1
+    cdef int read_ahead(self) except -1
+    cdef int flush(self) except -1
+    cdef int flush_due(self) except -1
     cdef uint64_t passed(self) except? 0
     cdef int expecting(self) except -1

@@ -16,15 +16,21 @@ from collections import deque as _deque
 
 from bulktransfer import errors
 from bulktransfer._native.carrier cimport (
-    BT_CONTROL, BT_META_INLINE, POLLIN, bt_arrivals_lock, bt_arrivals_new, bt_arrivals_trylock, bt_arrivals_unlock,
-    bt_carrier, bt_carrier_finish, bt_carrier_new, bt_carrier_release, bt_carrier_take, bt_carry_busily, bt_entry,
-    bt_link, bt_link_append, bt_link_asked, bt_link_carry, bt_link_direct, bt_link_end, bt_link_forget, bt_link_has,
-    bt_link_make_room, bt_link_new, bt_link_open, bt_link_refresh, bt_link_release, bt_link_retain, bt_link_stage,
-    bt_message, bt_message_receive, bt_message_send, bt_ring_data, bt_tx_fill, bt_tx_publish, c_poll, pollfd,
-    timespec,
+    BT_CONTROL, BT_LINK_MESSAGE, BT_META_INLINE, POLLIN, bt_arrivals_lock, bt_arrivals_new, bt_arrivals_trylock,
+    bt_arrivals_unlock, bt_carrier, bt_carrier_finish, bt_carrier_new, bt_carrier_release, bt_carrier_take,
+    bt_carry_busily, bt_entry, bt_link, bt_link_append, bt_link_asked, bt_link_carry, bt_link_direct, bt_link_end,
+    bt_link_forget, bt_link_has, bt_link_make_room, bt_link_new, bt_link_open, bt_link_refresh, bt_link_release,
+    bt_link_retain, bt_link_stage, bt_message, bt_message_receive, bt_message_send, bt_ring_data, bt_tx_fill,
+    bt_tx_publish, c_poll, pollfd, timespec,
 )
+from bulktransfer._native.far cimport (
+    far_broken, far_counts, far_drop, far_fetch, far_flush, far_flush_due, far_land, far_leave, far_next, far_open,
+    far_over, far_poller,
+)
+from bulktransfer._native.farlink cimport BT_FETCH_NEWS
 from bulktransfer._native.kernel cimport Descriptor, Mapping, bt_registry_add_fd, registry
 from bulktransfer._native.kernel import table_full
+from bulktransfer._native.slots cimport Slots
 
 cdef enum: INBOX_MAX = 256
 cdef bt_carrier* the_carrier = NULL
@@ -94,12 +100,77 @@ cdef class LinkCore:
         self.link = link
         self.meta_size = meta_size
 
+    def open_far(
+        self, Descriptor sock not None, object tls, Mapping own not None, Mapping there not None, uint32_t slots,
+        uint32_t meta_size,
+    ):
+        """Take over a connection to another machine, and two outboxes of this process alone: `there` stands in for
+        the peer's. tls: what speaks TLS on the socket, or None.
+
+        Raises: OSError, MemoryError.
+        """
+        cdef bt_link* link = bt_link_new(registry(), -1)
+        if link == NULL:
+            raise MemoryError("no memory for a link")
+        bt_link_open(link, own.base, own.size, there.base, there.size, slots, meta_size)
+        try:
+            far_open(link, sock.fileno(), tls, meta_size)
+        except BaseException:
+            link.tx.own = link.tx.peer = NULL  # the mappings go with their owners
+            bt_link_release(link)
+            raise
+        sock.detach()
+        own.disown()
+        there.disown()
+        self.link = link
+        self.meta_size = meta_size
+        self.is_far = True
+
+    def land(self, Slots pool not None, uint32_t slot, lease=None):
+        """Buffers of the pool travel to another machine and back under `slot`; see far_land. Raises: MemoryError."""
+        if self.link != NULL:
+            far_land(self.link, pool, slot, self.number, pool.c.home, lease)
+
+    def unland(self, uint32_t slot):
+        """The pool under `slot` left the channel."""
+        if self.link != NULL and self.is_far:
+            far_drop(self.link, slot)
+
+    cdef int fetch(self, bint all) except -1:
+        """Read what came from another machine; bits of bt_fetched."""
+        cdef int result
+        if not self.is_far or self.link == NULL:
+            return 0
+        result = far_fetch(self.link, all)
+        if result & BT_FETCH_NEWS:
+            self.read_ahead()
+        return result
+
+    cdef int read_ahead(self) except -1:
+        """Something was read that nobody has taken; a channel whose descriptor is watched keeps that readable."""
+        return 0
+
+    cdef int flush(self) except -1:
+        """Have what was published leave for another machine. The channel may be closed after this."""
+        if self.is_far and self.link != NULL:
+            far_flush(self.link)
+        return 0
+
+    cdef int flush_due(self) except -1:
+        """Tell a peer on another machine how far it was read, if it asked for that."""
+        if self.is_far and self.link != NULL:
+            far_flush_due(self.link)
+        return 0
+
     def close_link(self):
         """Let the socket and the outboxes go; what waits to be sent still goes, carried by the helper."""
         cdef bt_link* link = self.link
         if link == NULL:
             return
         self.link = NULL
+        if self.is_far:
+            far_leave(link)
+            return
         if self.hung_up:
             bt_link_end(link)
         self.let_go(link)
@@ -137,6 +208,8 @@ cdef class LinkCore:
 
     def socket_fd(self):
         """The socket's descriptor, or -1."""
+        if self.link != NULL and self.is_far:
+            return far_poller(self.link)
         return self.link.sock if self.link != NULL else -1
 
     def check_fork(self):
@@ -180,7 +253,7 @@ cdef class LinkCore:
         if not bt_link_has(link):
             return 0
         if link.out.size == 0:
-            if bt_link_carry(link) and not self.hung_up:
+            if bt_link_carry(link) and not self.hung_up and not self.is_far:
                 self.engage(link)
             return 0
         bt_link_retain(link)  # another thread may close the channel meanwhile
@@ -212,13 +285,17 @@ cdef class LinkCore:
             numbers[count] = fd.fileno()
             count += 1
         if bt_link_direct(self.link, 1) > 0:
-            result = bt_message_send(self.link.sock, <const char*> data, len(data), numbers, count)
+            if self.is_far:
+                result = BT_LINK_MESSAGE(self.link, <const char*> data, len(data))
+            else:
+                result = bt_message_send(self.link.sock, <const char*> data, len(data), numbers, count)
             if result == 0:
                 self.control_sent += 1
                 bt_tx_fill(&self.link.tx, 0, &entry, entry.meta)
                 bt_tx_publish(&self.link.tx, 1)
                 bt_ring_data(self.link)  # the message may have woken the peer before its entry was there
                 self.link.issued += 1
+                self.flush()
                 return
             if result != -EAGAIN:
                 raise OSError(-result, _os.strerror(-result))
@@ -240,6 +317,7 @@ cdef class LinkCore:
         self.control_sent += 1
         self.link.issued += 1
         self.carry()
+        self.flush()
 
     cdef int take_bells(self) except -1:
         """Read the socket: bells are heard, control messages kept, the end noticed."""
@@ -247,6 +325,8 @@ cdef class LinkCore:
         cdef bt_link* held
         if self.link == NULL or self.hung_up:
             return 0
+        if self.is_far:
+            return self.take_far()
         life.revents = 0
         if self.pidfd >= 0:  # before the socket is read: the dead say nothing more
             life.fd = self.pidfd
@@ -288,6 +368,27 @@ cdef class LinkCore:
             if len(self.inbox) > INBOX_MAX:
                 break
         return 0
+
+    cdef int take_far(self) except -1:
+        """The same where the peer is on another machine: all that has come is read."""
+        self.fetch(True)
+        if self.link == NULL:
+            return 0
+        message = far_next(self.link)
+        while message is not None:
+            self.inbox.append((message, [], ""))
+            message = far_next(self.link)
+        if far_over(self.link):
+            self.hung_up = True
+        return 0
+
+    def broken_rule(self):
+        """The rule that a peer on another machine broke, as the reader of its stream saw it, or None."""
+        return far_broken(self.link) if self.link != NULL and self.is_far else None
+
+    def wire_counts(self):
+        """Bytes and system calls to and from another machine; empty for a peer on this one."""
+        return far_counts(self.link) if self.link != NULL and self.is_far else {}
 
     def next_message(self):
         """The control message that is due, (data, descriptors, lost); None if it is not there.

@@ -26,6 +26,7 @@ cdef class ReceiveCore(SendCore):
     cdef int arrived_apart(self, Assignment a, uint32_t index, int act, int verdict, uint64_t length) except -1
     cdef Event take_value(self)
     cdef Event take_control(self, bt_entry* entry)
+    cdef bint judge_landing(self, Assignment a, bt_entry* entry, int act) except -1
     cdef int refuse(self, bt_entry* entry, object cls) except -1
     cdef int deliver(self, Event event) except -1
     cdef int drain(self) except -1

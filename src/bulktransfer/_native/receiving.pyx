@@ -17,6 +17,8 @@ from bulktransfer._native.carrier cimport (
     bt_link_refresh, bt_link_refusals, bt_link_refused, bt_rx_look_again, bt_rx_refusals, bt_rx_take,
 )
 from bulktransfer._native.event cimport Event, new_event
+from bulktransfer._native.far cimport far_is_unsent
+from bulktransfer._native.farlink cimport BT_DRAINED, BT_LANDED, bt_bit_is_claimed, bt_bit_let_go
 from bulktransfer._native.ledger cimport (
     BT_A_BUFFER_RECEIVED, BT_A_COPY, BT_A_COPY_REFUSED, BT_A_COPY_RELEASED, BT_A_MOVE, BT_A_MOVE_RECEIVED,
     BT_A_MOVE_REFUSED, BT_A_PASS, BT_A_RELEASE, BT_ACTIVE, BT_INVALID, BT_OK, BT_PENDING, BT_QUEUED, BT_READ_WRITE,
@@ -57,6 +59,8 @@ cdef class ReceiveCore(SendCore):
             self._violation(f"an entry of kind {entry.kind}")
         if self.link != NULL and not self.lazy:
             bt_link_consumed(self.link)
+            if self.is_far:
+                self.flush_due()
         return event
 
     cdef Event take_value(self):
@@ -90,6 +94,7 @@ cdef class ReceiveCore(SendCore):
         if a is None or a.c.standing < BT_ACTIVE:
             if a is None or a.c.standing == BT_PENDING or act == BT_A_RELEASE:
                 self._violation(f"a {ACTS[act]} from pool number {entry.slot}, which is not assigned")
+            self.judge_landing(a, entry, act)
             self.refuse(entry, errors.PoolNotAssignedError)  # it was withdrawn meanwhile
             return None
         pool = a.pool
@@ -102,6 +107,8 @@ cdef class ReceiveCore(SendCore):
             verdict = self.arrives_apart(a, entry.index, BT_A_MOVE_RECEIVED + act)  # the acts are in one order
         if verdict != BT_OK:
             pass
+        elif pool.c.taken != NULL and self.judge_landing(a, entry, act):
+            verdict = BT_REFUSED
         elif owner_moves and self.same_domain:  # stays INVALID until it is handed out
             if s.state != BT_INVALID or s.flags & BT_QUEUED:
                 self._violation(f"a {ACTS[act]} of buffer {entry.index}, which was not sent")
@@ -159,6 +166,21 @@ cdef class ReceiveCore(SendCore):
             a.pool.guard_again(index)
         return 0
 
+    cdef bint judge_landing(self, Assignment a, bt_entry* entry, int act) except -1:
+        """What another machine sent, or of what another machine sends into: True if it has to be refused whatever the
+        ledger says, since its contents went nowhere, or others are on their way into the buffer."""
+        cdef bt_slot* s = &a.pool.c.slots[entry.index]
+        if a.pool.c.taken == NULL:
+            return False
+        if self.is_far and entry.flags & BT_LANDED:
+            bt_bit_let_go(a.pool.c.taken, entry.index)  # nothing lands once it is anything but INVALID
+            return False
+        if self.is_far and entry.flags & BT_DRAINED:
+            return s.state == BT_INVALID
+        if self.is_far and far_is_unsent(self.link, entry.slot, entry.index):
+            self._violation(f"a {ACTS[act]} of buffer {entry.index}, whose contents have not left")
+        return act != BT_A_RELEASE and bt_bit_is_claimed(a.pool.c.taken, entry.index)
+
     cdef int refuse(self, bt_entry* entry, object cls) except -1:
         """Say that this entry is not accepted; published before the index passes it (rule 8)."""
         cdef bt_entry answer = entry[0]
@@ -172,6 +194,7 @@ cdef class ReceiveCore(SendCore):
         self.push(&answer, NULL)
         if self.link.out.size:
             self.carry()
+        self.flush()
         return 0
 
     cdef Event take_refusal(self, bt_entry* entry):
@@ -185,6 +208,8 @@ cdef class ReceiveCore(SendCore):
             a = <Assignment> self.table[entry.slot]
         if a is None or entry.index >= a.pool.c.count or not 0 <= act < 3 or entry.serial >= self.link.issued:
             self._violation("a refusal of what was not sent")
+        if self.is_far and far_is_unsent(self.link, entry.slot, entry.index):
+            self._violation(f"a refusal of buffer {entry.index}, whose contents have not left")
         if a.pool.c.apart:
             verdict = self.arrives_apart(a, entry.index, back)
         if verdict != BT_OK:

@@ -174,6 +174,7 @@ cdef class SendCore(LinkCore):
                 self.carry()  # which lets the GIL go: only now, when all is as it will be
             if done is not None:
                 self.expect(done, ACTS[act], buffer, position, position + 1)
+            self.flush()
         finally:
             if viewed:
                 PyBuffer_Release(&view)
@@ -257,6 +258,7 @@ cdef class SendCore(LinkCore):
         self.sent[act] += count
         if done is not None:
             self.expect(done, ACTS[act], tuple(items), first, first + count)
+        self.flush()
         return 0
 
     cdef int send_values(self, list items, int act, list notes, uint64_t first) except -1:
@@ -284,8 +286,7 @@ cdef class SendCore(LinkCore):
                 free_metas(copies, count)
                 raise
         entry.kind = act + 1
-        entry.flags = 0
-        entry.meta_size = 0
+        entry.flags = entry.meta_size = 0
         entry.serial = 0
         for i in range(count):
             buffer = <Buffer> items[i]

@@ -18,6 +18,7 @@ cdef class Slots:
     cdef int hungry
     cdef dict going_back
     cdef dict traces
+    cdef uint64_t* taken_bits(self) except NULL
     cdef void put_free(self, uint32_t index) noexcept
     cdef int take_back(self, uint32_t index) except -1
     cdef int come_home(self, uint32_t index) except -1

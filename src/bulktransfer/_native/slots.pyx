@@ -13,7 +13,7 @@ from bulktransfer import states
 from bulktransfer._native.kernel cimport Mapping, bt_twin, bt_twin_leave, bt_twin_new, registry
 from bulktransfer._native.ledger cimport (
     BT_FREE, BT_GIVE_BACK, BT_INVALID, BT_READ_WRITE, bt_act, bt_guard_begin, bt_guard_end, bt_guard_for, bt_guard_set,
-    bt_slot,
+    bt_bit_words, bt_slot,
 )
 from bulktransfer._native.table cimport table
 
@@ -62,8 +62,17 @@ cdef class Slots:
         if self.c.twin != NULL:
             bt_twin_leave(self.c.twin, 0)
         free(self.c.slots)
+        free(self.c.taken)
         free(self.handles)
         free(self.free)
+
+    cdef uint64_t* taken_bits(self) except NULL:
+        """Bits of the buffers into which contents land from another machine."""
+        if self.c.taken == NULL:
+            self.c.taken = <uint64_t*> calloc(bt_bit_words(self.c.count), sizeof(uint64_t))
+            if self.c.taken == NULL:
+                raise MemoryError("no memory to have a pool travel")
+        return self.c.taken
 
     cdef void put_free(self, uint32_t index) noexcept:
         cdef bt_slot* s = &self.c.slots[index]

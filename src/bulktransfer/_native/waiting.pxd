@@ -26,6 +26,7 @@ cdef class WaitCore(ValueCore):
     cdef uint64_t waits
 
     cdef bint arm(self, bint outcomes=*) except -1
+    cdef bint arm_far(self) except -1
     cdef int block(self, int64_t left_ns, bint mine=*, bint outcomes=*, uint64_t news=*) except -1
     cdef int sleep(self, int64_t left_ns, bint mine, bint alone) except -1
     cdef int attend(self, int bits, bint mine) except -1

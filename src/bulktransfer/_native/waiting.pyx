@@ -19,6 +19,8 @@ from bulktransfer._native.carrier cimport (
     bt_link_retain, bt_now_ns, bt_rx_look_again, bt_sleep_begin, bt_sleep_end, bt_spin, bt_spin_briefly, c_poll,
     pollfd,
 )
+from bulktransfer._native.far cimport far_make_bed, far_over, far_sleep, far_spin, far_tell
+from bulktransfer._native.farlink cimport BT_FETCH_DRY
 from bulktransfer._native.outcome cimport Outcome
 
 cdef extern from *:
@@ -94,6 +96,8 @@ cdef class WaitCore(ValueCore):
         """From here on the peer rings; False if something came in between."""
         cdef Outcome o
         bt_sleep_begin(BT_SLEEP_DATA(self.link))
+        if self.is_far and not self.arm_far():
+            return False
         if self.link.in_ != NULL:
             if not bt_arrivals_quiet(self.link):
                 return False
@@ -103,7 +107,10 @@ cdef class WaitCore(ValueCore):
             o = <Outcome> self.outcomes[0]
             while not bt_link_await(self.link):
                 self.passed()
-            return not self.known(o)
+            if self.known(o):
+                return False
+            self.flush()  # the peer is asked to say when it has taken it
+            return self.link != NULL
         return True
 
     cdef int expecting(self) except -1:
@@ -111,6 +118,19 @@ cdef class WaitCore(ValueCore):
         if self.descriptor_mode:
             self._poke()
         return 0
+
+    cdef int read_ahead(self) except -1:
+        """What was read from another machine no longer makes the socket readable."""
+        if self.descriptor_mode:
+            self._poke()
+        return 0
+
+    cdef bint arm_far(self) except -1:
+        """Say how far was read, and read what has come from another machine; False if there was something."""
+        cdef int result
+        far_tell(self.link)
+        result = self.fetch(False)
+        return self.link != NULL and result == BT_FETCH_DRY
 
     cdef int wait_step(self, int64_t left_ns) except -1:
         """Wait once, until something may have changed or `left_ns` (-1: for ever) is over."""
@@ -122,10 +142,14 @@ cdef class WaitCore(ValueCore):
         if self.link == NULL:
             self.block(left_ns)
             return 0
+        if self.is_far and far_over(self.link):
+            self.take_bells()
+            self._hang_up()
+            return 0
         if spin == SPIN_A_WHILE and self.yields:
             spin = SPIN_NEVER  # on one core the peer runs when this side sleeps
         if spin != SPIN_NEVER and not self.hung_up:
-            if not self.yields and bt_spin_briefly(self.link, outcomes):
+            if not self.is_far and not self.yields and bt_spin_briefly(self.link, outcomes):
                 if self.link.out.size:
                     self.carry()
                 return 0
@@ -135,7 +159,10 @@ cdef class WaitCore(ValueCore):
             held = self.link
             bt_link_retain(held)  # another thread may close the channel meanwhile
             with nogil:
-                found = bt_spin(held, outcomes, budget, self.yields, BT_KICKED(&self.kicked))
+                if self.is_far:
+                    found = far_spin(held, outcomes, budget, &self.kicked)
+                else:
+                    found = bt_spin(held, outcomes, budget, self.yields, BT_KICKED(&self.kicked))
                 bt_link_release(held)
             self.kicked = 0
             if found:
@@ -194,6 +221,7 @@ cdef class WaitCore(ValueCore):
         cdef bt_link* held = self.link
         cdef int bed = self.bed if held != NULL and not self.hung_up and mine else -1
         cdef int bits = 0, result, ms, error = 0
+        cdef bint outcomes = len(self.outcomes) > 0
         ms = -1 if left_ns < 0 else 2000000000 if left_ns > 2000000000000000 else <int> ((left_ns + 999999) // 1000000)
         memset(fds, 0, sizeof(fds))
         fds[0].fd = self.kick_fd
@@ -208,7 +236,7 @@ cdef class WaitCore(ValueCore):
             bt_link_retain(held)
         with nogil:
             if bed >= 0:
-                bits = bt_bed_sleep(bed, ms)
+                bits = far_sleep(held, bed, ms, outcomes) if self.is_far else bt_bed_sleep(bed, ms)
                 result = 0 if bits >= 0 else -1
                 error = -bits
             else:
@@ -252,7 +280,8 @@ cdef class WaitCore(ValueCore):
         """From now on sleep in the epoll descriptor `bed`; `pidfd` is the peer's, or -1. Raises: OSError."""
         cdef int result = 0
         if self.link != NULL:
-            result = bt_bed_add(bed, self.link.sock, BT_BY_SOCKET, self.link.in_ != NULL)
+            result = far_make_bed(self.link, bed) if self.is_far else bt_bed_add(
+                bed, self.link.sock, BT_BY_SOCKET, self.link.in_ != NULL)
         if result == 0:
             result = bt_bed_add(bed, self.kick_fd, BT_BY_KICK, 0)
         if result == 0:

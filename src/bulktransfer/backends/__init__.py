@@ -16,11 +16,14 @@ from ..core import scheme as _scheme
 
 ENTRY_POINT_GROUP: Final = "bulktransfer.backends"
 
+# scheme -> module with a BACKEND, or with BACKENDS, a dict from schemes; see announce
 _BUILT_IN: Final = {
     "local": ".local",
     "shm": ".shm",
     "fullcopy": ".fullcopy",
-}  # scheme -> module with a BACKEND; see announce
+    "tcp": ".net",
+    "tls": ".net",
+}
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
 
 # Filled by setdefault alone, which is atomic: a lock held while a plug-in is imported could deadlock with a thread
@@ -83,7 +86,8 @@ def backend_for(address: str) -> Backend:
 
 def _load_built_in(scheme: str) -> Backend:
     """The backend that comes with the library."""
-    backend: Backend = importlib.import_module(_BUILT_IN[scheme], __name__).BACKEND
+    module = importlib.import_module(_BUILT_IN[scheme], __name__)
+    backend: Backend = module.BACKENDS[scheme] if hasattr(module, "BACKENDS") else module.BACKEND
     return backend
 
 

@@ -37,7 +37,7 @@ from ..messages import (
     Withdraw,
 )
 from ..states import EventKind, Role, Trust
-from . import ending, leases, memory, twin
+from . import ending, far, leases, memory, twin
 from .deferral import Answer
 from .limits import POOLS_MAX
 from .requests import Request, RequestBook
@@ -106,7 +106,7 @@ class Answering(RequestBook):
                 raise ConstraintError(f"pool {name} is here with another shape")
             if self.find(pool) is not None and own is None:
                 raise PoolAlreadyAssignedError(f"pool {name} is on the channel already")
-            if pool.trust not in (Trust.UNINITIALIZED, channel.trust):
+            if not channel.is_far and pool.trust not in (Trust.UNINITIALIZED, channel.trust):
                 raise TrustMismatchError(f"pool {name} has trust {pool.trust.name} at the other side")
             stranger = not twin.shares_memory(channel.trust) and twin.needs_consent(pool, channel)
             if stranger and channel.callbacks.pool_assigned is None:
@@ -114,9 +114,9 @@ class Answering(RequestBook):
         elif domain.foreign_bytes + message.buffer_count * message.buffer_size > limits.total_bytes:
             raise LimitError(f"pool {name}: {limits.total_bytes} bytes of pools from peers are the limit")
         else:
-            pool = make_pool(
-                pool_id, domain, channel.trust, None, message.buffer_count, message.buffer_size, True, False
-            )
+            trust = Trust.UNINITIALIZED if channel.is_far else channel.trust
+            count, size = message.buffer_count, message.buffer_size
+            pool = make_pool(pool_id, domain, trust, None, count, size, True, False)
             domain.pools[pool_id] = pool  # one pool of an id in a domain, though two channels announce it at once
         callback = channel.callbacks.pool_assigned
         answer = None
@@ -127,7 +127,7 @@ class Answering(RequestBook):
             except BaseException as veto:
                 domain.pool_quiet(pool)
                 raise PoolVetoError(f"assign of pool {name} was vetoed: {veto}") from veto
-        assignment = Assignment(pool, message.slot, channel.number, False, channel.same_domain)
+        assignment = self.new_assignment(pool, message.slot, False)
         assignment.present = present
         assignment.exposed = message.exposed
         try:
@@ -166,8 +166,12 @@ class Answering(RequestBook):
             return
         pool = request.assignment.pool
         shared, exposed = twin.shares_memory(self.channel.trust), request.assignment.exposed
+        given: list[kernel.Descriptor] = []
         try:
-            given = [*leases.make(request.assignment), *(pool.leases if shared else [])]
+            if self.channel.is_far:
+                far.land(self.channel, request.assignment)
+            else:
+                given = [*leases.make(request.assignment), *(pool.leases if shared else [])]
             if shared or exposed:  # else the description is all that it takes
                 assert pool.memory is not None
                 memory.seal_for_good(pool.memory, kernel.SEAL_FUTURE_WRITE if exposed else 0)
@@ -198,13 +202,15 @@ class Answering(RequestBook):
             if shared:
                 self.attach(pool, fds[0])
             elif pool.address is None:
-                twin.attach(pool)
+                (far if channel.is_far else twin).attach(pool)
             if exposed:
                 assignment.look_through(memory.adopt_window(fds[0], len(pool) * pool.buffer_size, pool.name), fds[1])
             if channel.constraints is not None:
                 fault = channel.constraints.fault(pool.address, pool.buffer_size, pool.buffer_count)
                 if fault:
                     raise ConstraintError(f"pool {pool.name} at the other side: {fault}")
+            if channel.is_far:
+                far.land(channel, assignment)
             leases.take(channel, pool, fds[1:] if shared else ())
         except ProtocolViolation:
             raise
@@ -229,9 +235,9 @@ class Answering(RequestBook):
             self.drop_incoming(number, error)
             self.channel.say(AssignDone(number, code_of(error, PoolVetoError), str(error)))
             return
-        own = leases.make(assignment)
+        given = [] if self.channel.is_far else [*leases.make(assignment), *assignment.pool.leases]
         assignment.set_active()
-        self.channel.say(AssignDone(number, 0, ""), [*own, *assignment.pool.leases])
+        self.channel.say(AssignDone(number, 0, ""), given)
         for request in [r for r in self.requests.values() if r.follows is assignment]:
             self.finish(request, None)
 
@@ -326,6 +332,8 @@ class Answering(RequestBook):
     def pass_leases(self, pool: Pool, new: Sequence[kernel.Descriptor]) -> None:
         """Leases reached this domain over another channel; whoever gets buffers over this one keeps them, too."""
         assignment = self.find(pool)
+        if self.channel.is_far:
+            return  # nobody there sees this memory
         if assignment is None or not (assignment.active or assignment.removing or assignment.lease is not None):
             return  # they go with its memory, or with the answer
         try:

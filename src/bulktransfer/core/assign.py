@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 from .._native import kernel
-from .._native.assignment import Assignment
 from .._native.pool import Pool
 from ..errors import (
     ConstraintError,
@@ -40,7 +39,7 @@ class Assigning(Answering):
         channel = self.channel
         with channel.domain.lock:
             self.check_assign(pool, exposed)
-            assignment = Assignment(pool, self.free_slot(), channel.number, True, channel.same_domain)
+            assignment = self.new_assignment(pool, self.free_slot(), True)
             assignment.exposed = exposed
             self.reserve(pool)
             self.put(assignment)
@@ -70,10 +69,12 @@ class Assigning(Answering):
             raise PoolNotAssignedError(f"{what}: the pool left this domain")
         if exposed and channel.trust is not Trust.NONE:
             raise ValueError(f"{what}: exposed=True is for trust NONE; the channel has {channel.trust.name}")
+        if exposed and channel.is_far:
+            raise ValueError(f"{what}: exposed=True is for one machine; nobody reads memory over a network")
         self.check_seals(pool, exposed, what)
         if self.find(pool) is not None:
             raise PoolAlreadyAssignedError(f"{what}: it is there already, or about to be")
-        if pool.trust not in (Trust.UNINITIALIZED, channel.trust):
+        if not channel.is_far and pool.trust not in (Trust.UNINITIALIZED, channel.trust):
             raise TrustMismatchError(f"{what}: the pool has trust {pool.trust.name}, the channel {channel.trust.name}")
         if sum(a is not None for a in channel.table) >= channel.limits.pools:
             raise LimitError(f"{what}: the limit is {channel.limits.pools} pools")

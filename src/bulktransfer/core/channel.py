@@ -288,7 +288,8 @@ class Channel(ChannelPlane):
     def statistics(self) -> dict[str, Any]:
         """Counts since the channel was made, and the states of the buffers of its pools."""
         pools = {pool.id.hex: pool.states() for pool in self.pools}
-        return {"address": self.address, "state": self.state.name, "means": "shared", **self.counters(), "pools": pools}
+        means = {"means": "network", "wire": self.wire_counts()} if self.is_far else {"means": "shared"}
+        return {"address": self.address, "state": self.state.name, **means, **self.counters(), "pools": pools}
 
 
 class Deadline:

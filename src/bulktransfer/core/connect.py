@@ -26,6 +26,7 @@ from .channel import Channel
 from .domain import Domain, current_domain
 from .knock import Knock
 from .limits import Constraints, Limits
+from .network import Network, options_for
 from .plane import Done
 from .scheme import backend_for
 from .setup import Reception
@@ -45,6 +46,7 @@ def create(
     limits: Limits | None = None,
     allow_users: Sequence[int | str] = (),
     user_state: Any = None,
+    network: Network | None = None,
     domain: Domain | None = None,
 ) -> Channel:
     """Create `address` and one end of a channel there; somebody may bind the other (I-6.3.2).
@@ -58,6 +60,7 @@ def create(
     check_kind("role", role, Role)
     check_trust(trust, backend, open_allowed=False)
     check_meta_size(meta_size)
+    options = options_for(backend, address, network)
     channel = Channel(
         domain if domain is not None else current_domain(),
         address,
@@ -69,7 +72,7 @@ def create(
         limits=limits,
         user_state=user_state,
     )
-    rendezvous = backend.listen(address, backlog=min(64, channel.limits.half_open), allow_users=allow_users)
+    rendezvous = backend.listen(address, backlog=min(64, channel.limits.half_open), allow_users=allow_users, **options)
     channel.address = rendezvous.address
     channel.open_for(direction, trust, role, meta_size)
     channel.reception = Reception(channel.beacon, channel, backend.codec, channel.limits, rendezvous, exclusive=True)
@@ -92,6 +95,7 @@ def bind(
     timeout: float | None = 10.0,
     done: Done | None = None,
     user_state: Any = None,
+    network: Network | None = None,
     domain: Domain | None = None,
 ) -> Channel:
     """Bind to the channel that somebody created, or creates within `timeout` seconds, at `address` (I-6.3.2).
@@ -104,7 +108,8 @@ def bind(
     binder = Binder(address, backend.codec, backend.spins, trust, role, wait, callbacks, constraints, limits, domain, 1)
     binder.channel.user_state = user_state
     check_trust(trust, backend, open_allowed=True)
-    binder.run(lambda: binder.knock.start(backend, address, owner), timeout, done)
+    options = options_for(backend, address, network)
+    binder.run(lambda: binder.knock.start(backend, address, owner, options), timeout, done)
     if waitset is not None:
         waitset.add(binder.channel)
     return binder.channel
@@ -122,6 +127,7 @@ def connect(
     owner: int | str | None = None,
     timeout: float | None = 10.0,
     done: Done | None = None,
+    network: Network | None = None,
     domain: Domain | None = None,
 ) -> tuple[Channel, ...]:
     """Bind to every channel that a listener offers at `address`: all of them or none (I-8.5).
@@ -134,7 +140,8 @@ def connect(
     binder = Binder(
         address, backend.codec, backend.spins, trust, role, wait, callbacks, constraints, limits, domain, None
     )
-    binder.run(lambda: binder.knock.start(backend, address, owner), timeout, done)
+    options = options_for(backend, address, network)
+    binder.run(lambda: binder.knock.start(backend, address, owner, options), timeout, done)
     return tuple(binder.channels)
 
 

@@ -101,6 +101,8 @@ class Domain:
         """A pool may have lost its last use: off every channel, from elsewhere, nothing owned or held, it leaves."""
         if pool.home or pool.channels or not pool.present or pool.in_use():
             return
+        if any(getattr(watch, "tethers", False) for watch in pool.lease_watches):
+            return  # what was sent over a network has not left yet
         self.drop_pool(pool)
 
     def drop_pool(self, pool: Any) -> None:

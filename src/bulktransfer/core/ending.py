@@ -18,7 +18,7 @@ from ..errors import (
     ProtocolViolation,
 )
 from ..states import ChannelAct, ChannelState, EventKind
-from . import leases
+from . import far, leases
 
 EndError = type[ClosedChannelError] | type[EndOfChannelError] | type[BrokenChannelError] | type[ProtocolViolation]
 
@@ -39,6 +39,8 @@ def end_assignments(channel: Any) -> tuple[Buffer, ...]:
                 watch.start()
             else:
                 watch.stop()
+        elif channel.is_far and assignment.lease is not None:
+            far.Tether(channel.domain, assignment).start()
         elif assignment.held is not None:
             assignment.held.close()  # nothing of the peer's memory is read any more
         if not pool.channels and not pool.ended and pool.home:
@@ -135,6 +137,10 @@ def on_hang_up(channel: Any) -> None:
     """The connection is gone; what the peer had published, its farewell included, is taken first."""
     drain_quietly_or_break(channel)
     if channel.ended is not None:
+        return
+    rule = channel.broken_rule()
+    if rule is not None:
+        violation(channel, rule)
         return
     error = finish(channel, BrokenChannelError, f"{channel.describe()}: the peer is gone ({channel.peer})")
     if channel.callbacks.teardown_received is not None and error is not None:

@@ -22,9 +22,10 @@ from ..errors import (
 )
 from ..messages import Confirm, Hello, Refusal, Terms, Welcome
 from ..states import Role, Trust
-from . import memory, twin
+from . import twin
 from .beacon import Beacon
 from .limits import STAGE_MIN, Limits
+from .line import Line, line_of
 from .setup import RETRY_NS, Joined, is_same_domain
 
 
@@ -47,7 +48,7 @@ class Knock:
         self.trust = trust
         self.role = role
         self.make = make
-        self.sock: kernel.Descriptor | None = None
+        self.line: Line | None = None
         self.peer = Peer(-1, -1, -1)
         self.finished = False
         self.found = False
@@ -56,23 +57,24 @@ class Knock:
         self._backend: Backend | None = None
         self._address = ""
         self._user: int | str | None = None
+        self._options: dict[str, Any] = {}
         self._appearance: Any = None
 
-    def start(self, backend: Backend, address: str, user: int | str | None) -> None:
+    def start(self, backend: Backend, address: str, user: int | str | None, options: dict[str, Any]) -> None:
         """Look for `address` until it is there. Raises: ValueError, OSError (it belongs to somebody else)."""
-        self._backend, self._address, self._user = backend, address, user
+        self._backend, self._address, self._user, self._options = backend, address, user, options
         self.attempt()
-        if self.sock is None and not self.finished and not self.found:
+        if self.line is None and not self.finished and not self.found:
             self._appearance = backend.appearance(address)
             self.attempt()  # it may have been created before the watch was
-            if self.sock is None and not self.finished:
+            if self.line is None and not self.finished:
                 self.beacon.watch(self._appearance.fileno(), self.on_appearance)
 
     def on_appearance(self) -> None:
         """The address may be there now."""
         if self._appearance is not None:
             self._appearance.clear()
-        if self.sock is None and not self.finished:
+        if self.line is None and not self.finished:
             try:
                 self.attempt()
             except (OSError, ValueError) as error:
@@ -82,7 +84,7 @@ class Knock:
         """Knock once. Raises: ValueError, OSError."""
         assert self._backend is not None
         try:
-            connection = self._backend.connect(self._address, owner=self._user)
+            connection = self._backend.connect(self._address, owner=self._user, **self._options)
         except BlockingIOError:  # the backlog is full; nothing tells when it is not
             self.found = True
             self.beacon.call_at(time.monotonic_ns() + RETRY_NS, self.on_retry)
@@ -94,26 +96,44 @@ class Knock:
         """Knock again where the backlog was full."""
         self.on_appearance()
 
+    def wait_again(self) -> None:
+        """Nobody is there after all: wait until somebody may be."""
+        assert self.line is not None
+        self.beacon.unwatch(self.line.fileno())
+        self.line.close()
+        self.line = None
+        self.found = False
+        if self._appearance is None:
+            assert self._backend is not None
+            self._appearance = self._backend.appearance(self._address)
+            self.beacon.watch(self._appearance.fileno(), self.on_appearance)
+
     def introduce(self, connection: Connection) -> None:
         """Say Hello on a connected socket. Raises: OSError."""
         self.found = True
         self.peer = connection.peer
-        sock = kernel.Descriptor(connection.fd)
-        self.sock = sock
+        self.line = line_of(connection)
         hello = Hello(domain_id=self.domain.id, trust=self.trust, role=self.role)
         try:
-            kernel.send_message(sock.fileno(), self.codec.encode(hello))
+            self.line.say(self.codec.encode(hello))
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.ECONNRESET):
                 raise
             self.finish(BrokenChannelError(f"bind to {self._address}: the creator went away"))
             return
-        self.beacon.watch(sock.fileno(), self.on_readable)
+        self.beacon.watch(self.line.fileno(), self.on_readable)
 
     def on_readable(self) -> None:
         """The creator's answer."""
-        while not self.finished and self.sock is not None:
-            got = kernel.receive_message(self.sock.fileno())
+        while not self.finished and self.line is not None:
+            try:
+                got = self.line.hear()
+            except ConnectionRefusedError:
+                self.wait_again()
+                return
+            except OSError as error:
+                self.finish(error)
+                return
             if got is None:
                 return
             data, fds, truncated, credentials = got
@@ -141,9 +161,6 @@ class Knock:
 
     def accept(self, welcome: Welcome, fds: list[kernel.Descriptor]) -> None:
         """Take what is offered: all of it or nothing. Raises: BulkError, OSError."""
-        count = len(welcome.terms)
-        if len(fds) != 2 * count - 1 or count == 0:
-            raise ProtocolViolation(f"bind to {self._address}: {len(fds)} descriptors for {count} channels")
         for terms in welcome.terms:
             if terms.role is Role.GENERIC or terms.trust is Trust.UNINITIALIZED:
                 raise ProtocolViolation(f"bind to {self._address}: role or trust of the channel are open")
@@ -156,19 +173,18 @@ class Knock:
                     f"bind to {self._address}: {terms.trust.name} is offered, {self.trust.name} was asked"
                 )
         channels = self.make(welcome.terms)
-        boxes = [
-            memory.adopt_outbox(fd, t, binder=False) for fd, t in zip(fds[count - 1 :], welcome.terms, strict=True)
-        ]
-        own = [memory.make_outbox(t, binder=True) for t in welcome.terms]
-        assert self.sock is not None
-        if not kernel.send_message(self.sock.fileno(), self.codec.encode(Confirm()), [source for source, _ in own]):
-            raise BrokenChannelError(f"bind to {self._address}: the creator does not read")
+        assert self.line is not None
+        watched = self.line.fileno()
+        self.beacon.unwatch(watched)
+        try:
+            ends = self.line.accept(fds, welcome.terms, self.codec.encode(Confirm()))
+        except BaseException:
+            self.beacon.watch(watched, self.on_readable)
+            raise
         same = is_same_domain(self.domain, welcome.domain_id, self.peer)
-        self.beacon.unwatch(self.sock.fileno())
-        socks = [self.sock, *fds[: count - 1]]
-        self.sock = None
-        for channel, sock, (_, mapping), box, terms in zip(channels, socks, own, boxes, welcome.terms, strict=True):
-            channel.bound(Joined(sock, mapping, box, terms, self.peer, same))
+        self.line = None
+        for channel, its, terms in zip(channels, ends, welcome.terms, strict=True):
+            channel.bound(Joined(its, terms, self.peer, welcome.domain_id, same))
         self.finish(None)
 
     def finish(self, error: BaseException | None) -> None:
@@ -177,10 +193,10 @@ class Knock:
             return
         self.finished = True
         self.error = error
-        if self.sock is not None:
-            self.beacon.unwatch(self.sock.fileno())
-            self.sock.close()
-            self.sock = None
+        if self.line is not None:
+            self.beacon.unwatch(self.line.fileno())
+            self.line.close()
+            self.line = None
         if self._appearance is not None:
             self.beacon.unwatch(self._appearance.fileno())
             self._appearance.close()

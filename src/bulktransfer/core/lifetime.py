@@ -10,6 +10,7 @@ import multiprocessing.util  # its exit handler joins children: ours, registered
 from types import TracebackType
 
 from .._native import buffer
+from .._native.far import finish_sending
 from .._native.link import finish_carrying
 from .domain import all_domains
 
@@ -23,6 +24,7 @@ def close_all() -> None:
         for channel in list(domain.channels.values()):
             channel.close()
     finish_carrying(CARRY_S)
+    finish_sending(CARRY_S)
 
 
 assert multiprocessing.util is not None

@@ -26,6 +26,7 @@ from .callbacks import Callbacks
 from .channel import Channel
 from .domain import Domain, current_domain
 from .limits import Constraints, Limits
+from .network import Network, options_for
 from .scheme import backend_for
 from .setup import Joined, Reception
 
@@ -61,6 +62,7 @@ class Listener:
         backlog: int,
         allow_users: Sequence[int | str],
         domain: Domain | None,
+        network: Network | None,
     ) -> None:
         if not specs:
             raise ValueError("a listener without channels")
@@ -79,7 +81,8 @@ class Listener:
         self._signal: kernel.Descriptor | None = None
         self._reception: Reception | None = None
         self.beacon = Beacon(self.domain)
-        rendezvous = backend.listen(address, backlog=backlog, allow_users=allow_users)
+        options = options_for(backend, address, network)
+        rendezvous = backend.listen(address, backlog=backlog, allow_users=allow_users, **options)
         self.address = rendezvous.address
         self._reception = Reception(self.beacon, self, backend.codec, self.limits, rendezvous, exclusive=False)
 
@@ -222,10 +225,11 @@ def listen(
     limits: Limits | None = None,
     backlog: int = 64,
     allow_users: Sequence[int | str] = (),
+    network: Network | None = None,
     domain: Domain | None = None,
 ) -> Listener:
     """Create `address` for many clients; each gets a channel for every spec (I-8.5).
 
     Raises: as create.
     """
-    return Listener(backend_for(address), address, specs, limits, backlog, allow_users, domain)
+    return Listener(backend_for(address), address, specs, limits, backlog, allow_users, domain, network)

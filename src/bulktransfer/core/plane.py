@@ -89,6 +89,7 @@ class ChannelPlane(Descriptors):
         self.limits = limits if limits is not None else Limits()
         self.user_state = user_state
         self.peer = NOBODY
+        self.peer_domain = b""
         self.direction = Direction.TX
         self.role = Role.GENERIC
         self.trust = Trust.UNINITIALIZED
@@ -237,11 +238,11 @@ class ChannelPlane(Descriptors):
         """Take over socket and outboxes."""
         harden.warn_if_open(self.trust, part.peer)
         self.peer = part.peer
+        self.peer_domain = part.peer_domain
         self.same_domain = part.same_domain
         self.yields = len(os.sched_getaffinity(0)) == 1
         stages, lingers = twin.stages(self.is_source, part), self.spin_mode > 0 and not self.yields
-        shape = part.terms.slot_count, part.terms.meta_size
-        self.open_link(part.sock, part.own, part.peer_box, *shape, *stages, lingers)
+        part.ends.open(self, part.terms, *stages, lingers)
         self.watch_peer(part.peer.pid)
         if self.by_value and not self.is_source:
             self.lay_bed()  # before the helper watches: see wait.h

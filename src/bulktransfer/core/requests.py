@@ -20,7 +20,7 @@ from ..errors import (
 )
 from ..messages import Withdraw
 from ..states import Role
-from . import guard, twin
+from . import far, guard, twin
 from .deferral import Answer
 
 
@@ -119,8 +119,19 @@ class RequestBook:
         table[assignment.slot] = assignment
         self.channel.enter_pool(assignment.slot, assignment)
 
+    def new_assignment(self, pool: Pool, slot: int, mine: bool) -> Assignment:
+        """A pending assignment of a pool to this channel."""
+        assignment = Assignment(pool, slot, self.channel.number, mine, self.channel.same_domain)
+        if self.channel.is_far:
+            assignment.set_far()
+        return assignment
+
     def reserve(self, pool: Pool) -> None:
         """The pool belongs to this channel's trust level from now on. Raises: ConstraintError, OSError (trust HALF)."""
+        if self.channel.is_far:
+            far.reserve(pool, self.channel)
+            return
+        far.check_trust(pool, self.channel.trust)
         guard.follow(pool, self.channel.trust)
         pool.set_shared(twin.shares_memory(self.channel.trust))
         pool.channels.add(self.channel.number)
@@ -134,6 +145,7 @@ class RequestBook:
         if assignment.slot < len(channel.table) and channel.table[assignment.slot] is assignment:
             channel.table[assignment.slot] = None
             channel.enter_pool(assignment.slot, None)
+            channel.unland(assignment.slot)
         if assignment.request is not None:
             self.incoming.pop(assignment.request, None)
             self.asked.discard(assignment.request)

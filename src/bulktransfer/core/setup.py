@@ -25,10 +25,10 @@ from ..errors import (
     code_of,
 )
 from ..messages import PROTOCOL_VERSION, Confirm, Hello, Message, Refusal, Terms, Welcome
-from . import memory
 from .beacon import Beacon
 from .domain import Domain
 from .limits import Limits
+from .line import Ends, line_of
 
 RETRY_NS = 2_000_000  # between tries at a full backlog, or with no descriptors left
 
@@ -36,11 +36,10 @@ RETRY_NS = 2_000_000  # between tries at a full backlog, or with no descriptors 
 class Joined(NamedTuple):
     """What a channel needs to become connected."""
 
-    sock: kernel.Descriptor
-    own: kernel.Mapping
-    peer_box: kernel.Mapping
+    ends: Ends
     terms: Terms  # from the binder's end
     peer: Peer
+    peer_domain: bytes
     same_domain: bool
 
 
@@ -62,13 +61,11 @@ class Candidate:
 
     def __init__(self, reception: Reception, connection: Connection) -> None:
         self.reception = reception
-        self.sock = kernel.Descriptor(connection.fd)
+        self.line = line_of(connection)
         self.peer = connection.peer
         self.hello: Hello | None = None
         self.judged = False  # a callback may be at it
         self.offers: Sequence[tuple[Any, Terms]] | None = None
-        self.socks: list[kernel.Descriptor] = []
-        self.boxes: list[kernel.Mapping] = []
         self.set_deadline()
 
     def set_deadline(self) -> None:
@@ -78,10 +75,10 @@ class Candidate:
 
     def on_readable(self) -> None:
         """Read what it says, as far as it goes."""
-        while not self.sock.closed and self in self.reception.candidates:
+        while not self.line.closed and self in self.reception.candidates:
             try:
-                got = kernel.receive_message(self.sock.fileno())
-            except OSError as error:
+                got = self.line.hear()
+            except OSError as error:  # a ProtocolViolation, too
                 self.reception.drop(self, f"the binder went away: {error.strerror}")
                 return
             if got is None:
@@ -110,12 +107,15 @@ class Candidate:
         else:
             raise ProtocolViolation(f"a binder that says {type(message).__name__} out of turn")
 
-    def say(self, message: Message, fds: Sequence[kernel.Descriptor | int] = ()) -> bool:
+    def say(self, message: Message) -> bool:
         """Send one message; False if the peer is gone or does not read."""
-        if self.sock.closed:  # a callback closed the channel
+        data = self.reception.codec.encode(message)
+        if self.line.closed:  # a callback closed the channel
             return False
         try:
-            return kernel.send_message(self.sock.fileno(), self.reception.codec.encode(message), fds)
+            if isinstance(message, Welcome):
+                return self.line.welcome(data, message.terms)
+            return self.line.say(data)
         except OSError as error:
             if error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                 return False
@@ -160,7 +160,7 @@ class Reception:
         """Receive one peer on a connected socket."""
         candidate = Candidate(self, connection)
         self.candidates.append(candidate)
-        self.beacon.watch(candidate.sock.fileno(), candidate.on_readable)
+        self.beacon.watch(candidate.line.fileno(), candidate.on_readable)
 
     def on_knock(self) -> None:
         """Somebody knocks."""
@@ -207,13 +207,13 @@ class Reception:
             if hello.version != PROTOCOL_VERSION:
                 raise BindRefusedError(f"protocol version {hello.version}; the creator speaks {PROTOCOL_VERSION}")
             self.negotiating = candidate
-            self.beacon.unwatch(candidate.sock.fileno())  # not served by others while a callback judges it
+            self.beacon.unwatch(candidate.line.fileno())  # not served by others while a callback judges it
             candidate.judged = True
             offers = self.owner.greet(candidate.peer, hello)
             candidate.judged = False
             self.welcome(candidate, offers)
             candidate.set_deadline()
-            self.beacon.watch(candidate.sock.fileno(), candidate.on_readable)
+            self.beacon.watch(candidate.line.fileno(), candidate.on_readable)
         except BulkError as error:
             self.refuse(candidate, error, offers)
         except OSError as error:
@@ -223,20 +223,10 @@ class Reception:
             raise
 
     def welcome(self, candidate: Candidate, offers: Sequence[tuple[Any, Terms]]) -> None:
-        """Make the outboxes and say yes. Raises: OSError, BindRefusedError."""
-        boxes: list[kernel.Descriptor] = []
-        extra: list[kernel.Descriptor] = []
-        for number, (_, terms) in enumerate(offers):
-            source, mapping = memory.make_outbox(terms, binder=False)
-            boxes.append(source)
-            candidate.boxes.append(mapping)
-            if number:
-                here, there = socket_pair()
-                candidate.socks.append(here)
-                extra.append(there)
+        """Say yes, with the outboxes. Raises: OSError, BindRefusedError."""
         candidate.offers = offers
         terms_of_all = tuple(terms for _, terms in offers)
-        if not candidate.say(Welcome(self.domain.id, terms_of_all), [*extra, *boxes]):
+        if not candidate.say(Welcome(self.domain.id, terms_of_all)):
             raise BindRefusedError("the binder went away")
 
     def refuse(self, candidate: Candidate, error: BulkError, offers: Sequence[tuple[Any, Terms]]) -> None:
@@ -249,7 +239,7 @@ class Reception:
     def drop(self, candidate: Candidate, reason: str) -> None:
         """It is gone; those that waited for it are considered."""
         self.release(candidate)
-        candidate.sock.close()
+        candidate.line.close()
         if candidate.offers is not None:
             self.owner.lost([channel for channel, _ in candidate.offers], reason)
         elif self.rendezvous is None:
@@ -260,8 +250,8 @@ class Reception:
         """Forget it; its socket may live on in a channel."""
         if candidate in self.candidates:
             self.candidates.remove(candidate)
-        if not candidate.sock.closed:
-            self.beacon.unwatch(candidate.sock.fileno())
+        if not candidate.line.closed:
+            self.beacon.unwatch(candidate.line.fileno())
         if self.negotiating is candidate:
             self.negotiating = None
         self.resume()
@@ -279,21 +269,21 @@ class Reception:
         offers = candidate.offers
         assert offers is not None
         assert candidate.hello is not None
-        if len(fds) != len(offers):
-            raise ProtocolViolation(f"{len(fds)} outboxes for {len(offers)} channels")
-        same = is_same_domain(self.domain, candidate.hello.domain_id, candidate.peer)
+        peer_id = candidate.hello.domain_id
+        same = is_same_domain(self.domain, peer_id, candidate.peer)
+        watched = candidate.line.fileno()
+        self.beacon.unwatch(watched)
         try:
-            boxes = [memory.adopt_outbox(fd, t, binder=True) for fd, (_, t) in zip(fds, offers, strict=True)]
+            ends = candidate.line.confirmed(fds, [terms for _, terms in offers])
         except OSError as error:
+            self.beacon.watch(watched, candidate.on_readable)
             if isinstance(error, ProtocolViolation):
                 raise
             self.drop(candidate, str(error))
             return
         self.release(candidate)
-        socks = [candidate.sock, *candidate.socks]
         parts = [
-            Joined(sock, own, box, terms, candidate.peer, same)
-            for sock, own, box, (_, terms) in zip(socks, candidate.boxes, boxes, offers, strict=True)
+            Joined(its, terms, candidate.peer, peer_id, same) for its, (_, terms) in zip(ends, offers, strict=True)
         ]
         self.owner.joined([channel for channel, _ in offers], parts)
         self.next_candidate()
@@ -305,20 +295,12 @@ class Reception:
         self.closed = True
         for candidate in list(self.candidates):
             self.release(candidate)
-            candidate.sock.close()
+            candidate.line.close()
         if self.rendezvous is not None:
             with contextlib.suppress(OSError, ValueError):
                 if not self.paused:
                     self.beacon.unwatch(self.rendezvous.fileno())
                 self.rendezvous.close()
-
-
-def socket_pair() -> tuple[kernel.Descriptor, kernel.Descriptor]:
-    """Two connected sockets that keep message boundaries. Raises: OSError."""
-    import socket
-
-    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    return kernel.Descriptor(here.detach()), kernel.Descriptor(there.detach())
 
 
 def is_same_domain(domain: Domain, peer_id: bytes, peer: Peer) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from .._native import kernel
 from .._native.pool import Pool
 from ..states import Trust
-from . import memory
+from . import far, memory
 
 
 def shares_memory(trust: Trust) -> bool:
@@ -34,6 +34,8 @@ def attach(pool: Pool) -> None:
 
 def needs_consent(pool: Pool, channel: Any) -> bool:
     """Whether a pool that is here came from somebody else than the peer of `channel`, who now assigns it (rule 4)."""
+    if channel.is_far:
+        return far.needs_consent(pool, channel)
     if channel.same_domain or channel.peer.pid < 0:
         return not channel.same_domain
     others = [pool.domain.channel(number) for number in pool.channels]

@@ -1,0 +1,208 @@
+"""docs/protocol.md holds: an implementation written from that page alone talks to the library over real sockets."""
+
+from __future__ import annotations
+
+import struct
+import threading
+
+import pytest
+
+import bulktransfer as bulk
+import foreign
+from bulktransfer import BufferState, ChannelSpec, Direction, EventKind, Role, Trust
+from worlds import PATIENCE_S, World, nothing_comes, take, together, until_the_end
+
+SECRET = b"sixteen bytes or more, in a file"
+
+
+@pytest.fixture
+def world():
+    with World("tcp") as world:
+        yield world
+
+
+def meet(world, direction, *, secret=None, **options):
+    """A channel that the library created, and the foreign binder of it."""
+    network = bulk.Network(secret=secret) if secret is not None else None
+    channel = bulk.create(
+        "tcp:", direction=direction, trust=Trust.NONE, domain=bulk.Domain(), network=network, **options
+    )
+    world.made.append(channel)
+    port = int(channel.address.rpartition(":")[2])
+    stranger, _ = together(lambda: foreign.Binder(port, secret), lambda: channel.wait_bound(PATIENCE_S))
+    world.made.append(stranger.sock)
+    return channel, stranger
+
+
+def test_a_stranger_takes_what_the_library_moves_and_passes_it_back(world):
+    channel, stranger = meet(world, Direction.TX, meta_size=100)
+    assert stranger.terms == [foreign.Terms(foreign.RX, foreign.SLAVE, foreign.NONE, 100, 1024)]
+    alloc = world.allocator(channel.domain, count=4, size=1 << 20)
+    (slot, pool, count, size), _ = together(stranger.take_pool, lambda: channel.assign_pool(alloc.pool))
+    assert (pool, count, size) == (alloc.pool.id.bytes, 4, 1 << 20)
+    buffer = alloc.alloc()
+    contents = bytes(range(256)) * 3000
+    buffer.put(contents)
+    outcomes = []
+    channel.move(buffer, b"three quarters", outcomes.append)
+    frame = stranger.entry(foreign.MOVE)
+    assert (frame.slot, frame.index, frame.meta) == (slot, buffer.index, b"three quarters")
+    assert frame.body == contents  # exactly `length` bytes travelled
+    stranger.send(foreign.PASS, slot=slot, index=frame.index)
+    assert take(channel, EventKind.BUFFER_RECEIVED).buffer is buffer
+    assert nothing_comes(channel)  # the frame that passed it back said that it was taken
+    assert [outcome.error for outcome in outcomes] == [None]
+    assert buffer.state is BufferState.READ_WRITE
+
+
+def test_a_stranger_reads_a_copy_and_releases_it(world):
+    channel, stranger = meet(world, Direction.TX)
+    alloc = world.allocator(channel.domain)
+    (slot, *_), _ = together(stranger.take_pool, lambda: channel.assign_pool(alloc.pool))
+    buffer = alloc.alloc()
+    buffer.put(b"read me")
+    channel.copy(buffer)
+    frame = stranger.entry(foreign.COPY)
+    assert frame.body == b"read me"
+    assert buffer.state is BufferState.READ_ONLY_OWNED
+    stranger.send(foreign.RELEASE, slot=slot, index=frame.index)
+    assert take(channel, EventKind.COPY_RELEASED).buffer is buffer
+    assert buffer.state is BufferState.READ_WRITE
+
+
+def test_a_stranger_assigns_moves_and_copies_and_gets_its_buffers_back(world):
+    channel, stranger = meet(world, Direction.RX, meta_size=8)
+    _, event = together(
+        lambda: stranger.assign(1, bytes(range(16)), 3, 8192), lambda: take(channel, EventKind.POOL_ASSIGNED)
+    )
+    assert (event.pool.id.bytes, len(event.pool), event.pool.buffer_size) == (bytes(range(16)), 3, 8192)
+    assert all(buffer.state is BufferState.INVALID for buffer in event.pool)
+    stranger.send(foreign.MOVE, slot=1, index=2, meta=b"hello", body=b"x" * 5000)
+    got = take(channel, EventKind.MOVE_RECEIVED)
+    assert (got.buffer.index, got.meta, got.buffer.tobytes()) == (2, b"hello", b"x" * 5000)
+    channel.pass_(got.buffer)
+    frame = stranger.entry(foreign.PASS)
+    assert (frame.slot, frame.index, frame.body) == (1, 2, b"")
+    stranger.send(foreign.COPY, slot=1, index=0, body=b"look")
+    copy = take(channel, EventKind.COPY_RECEIVED).buffer
+    assert (copy.tobytes(), copy.state) == (b"look", BufferState.READ_ONLY)
+    channel.release(copy)
+    assert stranger.entry(foreign.RELEASE).index == 0
+
+
+def test_a_stranger_that_asks_hears_at_once_how_far_it_was_read(world):
+    channel, stranger = meet(world, Direction.RX)
+    together(lambda: stranger.assign(1, bytes(16), 3, 4096), lambda: take(channel, EventKind.POOL_ASSIGNED))
+    stranger.send(foreign.MOVE, slot=1, index=0, body=b"first")
+    stranger.send(foreign.MOVE, slot=1, index=1, flags=foreign.ASK, body=b"second")
+    for _ in range(2):
+        take(channel, EventKind.MOVE_RECEIVED)
+    while stranger.frame().consumed < stranger.sent:  # nothing but notes comes, and the last says all
+        continue
+
+
+def test_what_nobody_asks_about_is_told_when_there_is_nothing_else_to_do(world):
+    channel, stranger = meet(world, Direction.RX)
+    together(lambda: stranger.assign(1, bytes(16), 3, 4096), lambda: take(channel, EventKind.POOL_ASSIGNED))
+    stranger.send(foreign.MOVE, slot=1, index=0, body=b"only")
+    take(channel, EventKind.MOVE_RECEIVED)  # and never calls again: the helper tells
+    while stranger.frame().consumed < stranger.sent:
+        continue
+
+
+def test_what_a_stranger_refuses_comes_back(world):
+    channel, stranger = meet(world, Direction.TX)
+    alloc = world.allocator(channel.domain)
+    (slot, *_), _ = together(stranger.take_pool, lambda: channel.assign_pool(alloc.pool))
+    buffer = alloc.alloc()
+    channel.copy(buffer)
+    frame = stranger.entry(foreign.COPY)
+    stranger.refused += 1
+    stranger.send(
+        foreign.REFUSE, slot=slot, index=frame.index, extra=19 << 16 | foreign.COPY, serial=stranger.taken - 1
+    )
+    event = take(channel, EventKind.OPERATION_REFUSED)
+    assert event.buffer is buffer
+    assert isinstance(event.error, bulk.CopyRefusedError)
+    assert buffer.state is BufferState.READ_WRITE
+
+
+def test_a_stranger_with_the_secret_is_let_in(world):
+    channel, stranger = meet(world, Direction.RX, secret=SECRET)
+    assert channel.state is bulk.ChannelState.CONNECTED
+    _, events = together(lambda: [stranger.end()], lambda: until_the_end(channel))
+    assert [event.kind for event in events] == [EventKind.TEARDOWN_RECEIVED]
+
+
+@pytest.mark.parametrize("secret", [None, b"sixteen other bytes or even more"])
+def test_a_stranger_without_the_secret_is_not(world, secret):
+    channel = bulk.create(
+        "tcp:", direction=Direction.RX, trust=Trust.NONE, domain=bulk.Domain(), network=bulk.Network(secret=SECRET)
+    )
+    world.made.append(channel)
+    port = int(channel.address.rpartition(":")[2])
+    found = []
+
+    def knock():
+        try:
+            foreign.Binder(port, secret)
+        except (foreign.Refused, EOFError, ConnectionError) as error:
+            found.append(error)
+
+    thread = threading.Thread(target=knock)
+    thread.start()
+    while thread.is_alive():
+        with pytest.raises(TimeoutError):
+            channel.wait_bound(0.01)
+    thread.join()
+    assert len(found) == 1
+    assert isinstance(found[0], foreign.Refused if secret is None else (EOFError, ConnectionError))
+    assert channel.state is bulk.ChannelState.INITIALIZED
+
+
+def test_a_stranger_gets_every_channel_of_a_listener(world):
+    specs = [
+        ChannelSpec(direction=Direction.RX, trust=Trust.NONE, role=Role.MASTER),
+        ChannelSpec(direction=Direction.TX, trust=Trust.NONE, meta_size=16),
+        ChannelSpec(direction=Direction.RX, trust=Trust.NONE),
+    ]
+    listener = bulk.listen("tcp:", specs, domain=bulk.Domain())
+    world.made.append(listener)
+    port = int(listener.address.rpartition(":")[2])
+    stranger, channels = together(lambda: foreign.Binder(port), lambda: listener.accept(PATIENCE_S))
+    world.made += [stranger.sock, *[wire.sock for wire in stranger.more], *channels]
+    assert [terms.direction for terms in stranger.terms] == [foreign.TX, foreign.RX, foreign.TX]
+    third = stranger.more[1]
+    request = foreign.message(foreign.ASSIGN_REQUEST, "IH16sIQBB", 1, 1, bytes(16), 2, 4096, foreign.NONE, 0)
+    third.control(request)
+    assert channels[2].wait_for(lambda: bool(channels[2].assigning.incoming), PATIENCE_S)
+    assert struct.unpack_from("!IH", third.hear(foreign.ASSIGN_ANSWER)) == (1, 0)
+
+
+def test_both_ends_may_end_it_in_order(world):
+    channel, stranger = meet(world, Direction.TX)
+
+    def answer():
+        assert stranger.hear(foreign.TEARDOWN)[-1] == 0
+        stranger.control(foreign.message(foreign.TEARDOWN_ANSWER))
+        stranger.hang_up()
+
+    together(lambda: [answer()], lambda: channel.destroy(PATIENCE_S))
+    with pytest.raises(bulk.ClosedChannelError):
+        channel.receive(0)
+
+
+def test_what_was_sent_before_a_close_arrives(world):
+    channel, stranger = meet(world, Direction.TX)
+    alloc = world.allocator(channel.domain, count=4, size=8 << 20)
+    together(stranger.take_pool, lambda: channel.assign_pool(alloc.pool))
+    buffers = alloc.alloc_many(4)
+    for number, buffer in enumerate(buffers):
+        buffer.put(bytes([number]) * (8 << 20))
+    channel.move_many(buffers)
+    channel.close()
+    for number in range(4):
+        assert stranger.entry(foreign.MOVE).body == bytes([number]) * (8 << 20)
+    assert stranger.hear(foreign.TEARDOWN)[-1] == 1
+    with pytest.raises(EOFError):
+        stranger.frame()
