@@ -168,3 +168,16 @@ def test_a_refusal_of_another_pool_behind_a_removal_does_not_hold_it_up(world):
     meeting.drain(late.home)
     assert [outcome.error for outcome in outcomes] == [None]
     assert late.buffer.state is READ_WRITE
+
+
+@pytest.mark.parametrize("act", ["copy", "move"])
+def test_an_end_before_the_refusal_gives_the_sender_back_what_will_be_refused(world, act):
+    late = Late(world)
+    getattr(late.back, act)(late.buffer)
+    late.home.assigning.withdraw(late.request)
+    late.back.serve()  # it hears of the withdrawal, and the peer has not refused yet
+    late.back.close()
+    assert late.buffer.state is READ_WRITE
+    assert late.buffer.tobytes() == b"on its way"
+    late.rx.pass_(late.buffer)
+    assert take(late.tx, EventKind.BUFFER_RECEIVED)

@@ -10,8 +10,9 @@ from libc.stdlib cimport calloc, free
 from bulktransfer._native.buffer cimport Buffer
 from bulktransfer._native.kernel cimport Mapping, bt_is_leaving, bt_twin, bt_twin_claimed
 from bulktransfer._native.ledger cimport (
-    BT_ABSENT, BT_ACTIVE, BT_PENDING, BT_READ_ONLY, BT_READ_WRITE, BT_REMOVING, bt_bit, bt_bit_clear, bt_bit_words,
-    bt_guarded_reclaim, bt_is_away, bt_is_given, bt_is_outstanding, bt_reclaims,
+    BT_ABSENT, BT_ACTIVE, BT_A_COPY_REFUSED, BT_A_MOVE_REFUSED, BT_INVALID, BT_PENDING, BT_READ_ONLY, BT_READ_WRITE,
+    BT_REMOVING, bt_act, bt_bit, bt_bit_clear, bt_bit_words, bt_copy_back, bt_guard_for, bt_guarded_reclaim,
+    bt_is_away, bt_is_given, bt_is_outstanding, bt_owner_back, bt_reclaims, bt_slot,
 )
 from bulktransfer._native.pool cimport Pool
 from bulktransfer._native.table cimport table
@@ -139,6 +140,29 @@ cdef class Assignment:
                 if pool.reclaim and pool.c.slots[i].state == BT_READ_WRITE:
                     pool.come_home(i)
         return back
+
+    def take_back_refused(self):
+        """The channel ended, and the pool was off it already at the peer: what was sent since was refused for sure."""
+        cdef uint32_t i
+        cdef int act
+        cdef Pool pool = self.pool
+        cdef bt_slot* s
+        if self.c.same_domain:
+            return
+        for i in range(pool.c.count):
+            s = &pool.c.slots[i]
+            if bt_bit(self.c.out_copies, i):
+                act = BT_A_COPY_REFUSED
+            elif s.state == BT_INVALID and s.left == self.c.channel and s.sent_at < self.c.last_position:
+                act = BT_A_MOVE_REFUSED
+            else:
+                continue
+            if pool.c.guarded and bt_guard_for(table(), &pool.c, i, <bt_act> act) < 0:
+                continue  # what cannot be mapped now stays away
+            if act == BT_A_COPY_REFUSED:
+                bt_copy_back(table(), &self.c, i, BT_A_COPY_REFUSED)
+            elif pool.c.twin == NULL or self.rests(i):
+                bt_owner_back(table(), &self.c, i, s.sent_at)
 
     cdef uint32_t held_over_channels(self, Buffer buffer) except? 0:
         """How many copies of it are held over channels that have not ended."""

@@ -29,6 +29,8 @@ def end_assignments(channel: Any) -> tuple[Buffer, ...]:
     for assignment in [a for a in channel.table if a is not None]:
         pool = assignment.pool
         if not (assignment.active or assignment.removing):
+            if assignment.retired:
+                assignment.take_back_refused()
             channel.assigning.forget(assignment)
             continue
         pool.channels.discard(channel.number)
