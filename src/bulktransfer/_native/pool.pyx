@@ -125,6 +125,9 @@ cdef class Pool(Slots):
         """Buffers that left over channels which have ended, and have not come home."""
         return len({index for assignment in self.ended for index in assignment.away()})
 
+    def __reduce__(self):
+        raise TypeError(f"pickling pool {self.name}: memory stays; Channel.assign_pool has a peer share it")
+
     def __repr__(self):
         kind = "allocated here" if self.c.home else "from another domain"
         return f"<Pool {self.name} of {self.c.count} x {self.c.size} bytes, {kind}, trust {self.trust.name}>"

@@ -18,7 +18,8 @@ from .._native.pool import make_pool
 from ..errors import ConstraintError, PoolExhaustedError
 from ..states import Trust
 from . import guard, leases, memory
-from .domain import Domain, Sleeper, current_domain
+from .arguments import check_optional
+from .domain import Domain, Sleeper, chosen_domain
 from .limits import Constraints
 
 
@@ -41,6 +42,8 @@ class Allocator(AllocatorCore):
         domain: Domain | None = None,
     ) -> None:
         count, size, trust = _checked(count, size, trust)
+        check_optional("constraints", constraints, Constraints)
+        chosen_domain(domain).check_fork()
         guard.check(count, trust, f"a pool of {count} x {size} bytes")
         source, mapping = memory.make(count * size, huge=trust is not Trust.HALF or size % memory.HUGE == 0)
         self._adopt(source, mapping, count, size, trust, constraints, reclaim, domain)
@@ -67,6 +70,8 @@ class Allocator(AllocatorCore):
         if total == 0 or size <= 0 or total % size:
             raise ValueError(f"descriptor {fd} has {total} bytes, which is not a whole number of buffers of {size}")
         count, size, trust = _checked(total // size, size, trust)
+        check_optional("constraints", constraints, Constraints)
+        chosen_domain(domain).check_fork()
         if count * size != total:
             raise ValueError(f"buffers over a descriptor take whole pages; {size} bytes are not")
         source, mapping = memory.from_fd(fd, total)
@@ -85,7 +90,7 @@ class Allocator(AllocatorCore):
         reclaim: bool,
         domain: Domain | None,
     ) -> None:
-        domain = domain if domain is not None else current_domain()
+        domain = chosen_domain(domain)
         domain.check_fork()
         fault = constraints.fault(mapping.address, size, count) if constraints is not None else ""
         if fault:
@@ -180,6 +185,9 @@ class Allocator(AllocatorCore):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"pickling {self!r}: memory stays; Channel.assign_pool has a peer share the pool")
 
     def __repr__(self) -> str:
         state = "open" if self.pool.allocator_open else "closed"

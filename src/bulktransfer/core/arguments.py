@@ -14,6 +14,7 @@ from ..errors import (
 from ..states import Trust
 
 META_MAX = 2048
+WAITS = {"block": 0, "auto": 1, "spin": 2}
 
 
 def check_trust(trust: Any, backend: Backend | None, *, open_allowed: bool) -> Trust:
@@ -34,6 +35,18 @@ def check_kind(name: str, value: Any, cls: type) -> None:
     """Judge an enum argument. Raises: TypeError."""
     if not isinstance(value, cls):
         raise TypeError(f"{name}={value!r}; it takes a {cls.__name__}")
+
+
+def check_optional(name: str, value: Any, cls: type) -> None:
+    """Judge an argument that may be left out. Raises: TypeError."""
+    if value is not None and not isinstance(value, cls):
+        raise TypeError(f"{name}={value!r}; it takes bulk.{cls.__name__}")
+
+
+def check_wait(wait: Any) -> None:
+    """Judge how a channel waits. Raises: ValueError."""
+    if not isinstance(wait, str) or wait not in WAITS:
+        raise ValueError(f"wait={wait!r}; it takes one of {', '.join(WAITS)}")
 
 
 def check_meta_size(meta_size: Any) -> None:

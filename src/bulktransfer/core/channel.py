@@ -150,6 +150,7 @@ class Channel(ChannelPlane):
             raise TypeError(f"done={done!r} cannot be called")
         if into.size < buffer.length:
             raise ValueError(f"full_copy of {buffer.length} bytes into buffer {into.index}: it holds {into.size}")
+        meta = bytes(memoryview(meta))  # what is no bytes is refused before anything changes
         before = into.length
         with memoryview(buffer) as source:
             self.check_move(into, meta)

@@ -20,16 +20,17 @@ from ..errors import (
 from ..messages import Terms
 from ..states import ChannelAct, Direction, Role, Trust
 from . import ending
-from .arguments import check_kind, check_meta_size, check_trust
+from .arguments import check_kind, check_meta_size, check_optional, check_trust
 from .callbacks import Callbacks
 from .channel import Channel
-from .domain import Domain, current_domain
+from .domain import Domain, chosen_domain
 from .knock import Knock
 from .limits import Constraints, Limits
 from .network import Network, options_for
 from .plane import Done
 from .scheme import backend_for
 from .setup import Reception
+from .waitset import WaitSet
 
 
 def create(
@@ -41,7 +42,7 @@ def create(
     meta_size: int = 0,
     wait: str = "auto",
     callbacks: Callbacks | None = None,
-    waitset: Any = None,
+    waitset: WaitSet | None = None,
     constraints: Constraints | None = None,
     limits: Limits | None = None,
     allow_users: Sequence[int | str] = (),
@@ -60,9 +61,10 @@ def create(
     check_kind("role", role, Role)
     check_trust(trust, backend, open_allowed=False)
     check_meta_size(meta_size)
+    check_optional("waitset", waitset, WaitSet)
     options = options_for(backend, address, network)
     channel = Channel(
-        domain if domain is not None else current_domain(),
+        chosen_domain(domain),
         address,
         backend.codec,
         spins=backend.spins,
@@ -88,7 +90,7 @@ def bind(
     role: Role = Role.GENERIC,
     wait: str = "auto",
     callbacks: Callbacks | None = None,
-    waitset: Any = None,
+    waitset: WaitSet | None = None,
     constraints: Constraints | None = None,
     limits: Limits | None = None,
     owner: int | str | None = None,
@@ -105,6 +107,7 @@ def bind(
     RoleConflictError, ValueError, TypeError, PermissionError, WouldBlock (inside a callback; use `done`), ForkedError.
     """
     backend = backend_for(address)
+    check_optional("waitset", waitset, WaitSet)
     binder = Binder(address, backend.codec, backend.spins, trust, role, wait, callbacks, constraints, limits, domain, 1)
     binder.channel.user_state = user_state
     check_trust(trust, backend, open_allowed=True)
@@ -168,7 +171,7 @@ class Binder:
         self.count = count
         self.done: Done | None = None
         self.timeout: float | None = None
-        self.domain = domain if domain is not None else current_domain()
+        self.domain = chosen_domain(domain)
 
         def new() -> Channel:
             return Channel(

@@ -280,6 +280,15 @@ def current_domain() -> Domain:
         return _default[0]
 
 
+def chosen_domain(domain: Any) -> Domain:
+    """The domain that an argument names, or that of this context. Raises: TypeError."""
+    if domain is None:
+        return current_domain()
+    if not isinstance(domain, Domain):
+        raise TypeError(f"domain={domain!r}; it takes bulk.Domain")
+    return domain
+
+
 def all_domains() -> Iterator[Domain]:
     """Every domain of this process that is still in use."""
     return iter(list(_domains))

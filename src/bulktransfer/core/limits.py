@@ -6,6 +6,7 @@ Knows: numbers. Must not know: who checks them.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 PAGE = 4096
 STAGE_MIN, STAGE_MAX = 64 << 10, 64 << 20
@@ -37,8 +38,11 @@ class Limits:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-                raise ValueError(f"Limits.{field.name} is {value!r}; it takes a positive number")
+            if field.name == "handshake_s":
+                if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                    raise ValueError(f"Limits.handshake_s is {value!r}; it takes a positive number of seconds")
+            elif isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+                raise ValueError(f"Limits.{field.name} is {value!r}; it takes a positive int")
         if not 2 <= self.slot_count <= 65536 or self.slot_count & (self.slot_count - 1):
             raise ValueError(f"Limits.slot_count is {self.slot_count}; it takes a power of two from 2 to 65536")
         if not STAGE_MIN <= self.stage_size <= STAGE_MAX or self.stage_size & (self.stage_size - 1):
@@ -54,7 +58,7 @@ class Constraints:
     """What every pool of an allocator or channel must meet (I-6.2.2).
 
     address_min, address_max: the range of addresses that a pool lies in (max excluded; None: any) ·
-    alignment: of every buffer's address, a power of two. Raises: ValueError.
+    alignment: of every buffer's address, a power of two. Raises: ValueError, TypeError.
     """
 
     address_min: int = 0
@@ -62,6 +66,10 @@ class Constraints:
     alignment: int = PAGE
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | (type(None) if "max" in field.name else int)):
+                raise TypeError(f"Constraints.{field.name} is {value!r}; it takes an int")
         if self.alignment < 1 or self.alignment & (self.alignment - 1):
             raise ValueError(f"Constraints.alignment is {self.alignment}; it takes a power of two")
         if self.address_min < 0 or (self.address_max is not None and self.address_max <= self.address_min):

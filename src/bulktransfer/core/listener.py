@@ -20,11 +20,11 @@ from ..errors import (
 from ..messages import Hello, Terms
 from ..states import Direction, Role, Trust
 from . import ending
-from .arguments import check_kind, check_meta_size, check_trust
+from .arguments import check_kind, check_meta_size, check_optional, check_trust, check_wait
 from .beacon import Beacon
 from .callbacks import Callbacks
 from .channel import Channel
-from .domain import Domain, current_domain
+from .domain import Domain, chosen_domain
 from .limits import Constraints, Limits
 from .network import Network, options_for
 from .scheme import backend_for
@@ -48,6 +48,9 @@ class ChannelSpec:
         check_kind("role", self.role, Role)
         check_trust(self.trust, None, open_allowed=False)
         check_meta_size(self.meta_size)
+        check_wait(self.wait)
+        check_optional("callbacks", self.callbacks, Callbacks)
+        check_optional("constraints", self.constraints, Constraints)
 
 
 class Listener:
@@ -70,7 +73,8 @@ class Listener:
             if not isinstance(spec, ChannelSpec):
                 raise TypeError(f"listen takes ChannelSpecs, not {type(spec).__name__}")
             check_trust(spec.trust, backend, open_allowed=False)
-        self.domain = domain if domain is not None else current_domain()
+        check_optional("limits", limits, Limits)
+        self.domain = chosen_domain(domain)
         self.domain.check_fork()
         self.limits = limits if limits is not None else Limits()
         self.specs = tuple(specs)

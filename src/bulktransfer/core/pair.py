@@ -18,7 +18,7 @@ from .arguments import check_kind, check_meta_size, check_trust
 from .callbacks import Callbacks
 from .channel import Channel
 from .connect import Binder
-from .domain import Domain, current_domain
+from .domain import Domain, chosen_domain
 from .limits import Constraints, Limits
 from .plane import NOBODY, Done
 from .scheme import backend_for
@@ -51,7 +51,7 @@ def pair(
     check_trust(trust, backend, open_allowed=False)
     check_meta_size(meta_size)
     channel = Channel(
-        domain if domain is not None else current_domain(),
+        chosen_domain(domain),
         f"pair:{os.getpid()}-{next(_pair_numbers)}",
         backend.codec,
         spins=backend.spins,
@@ -76,6 +76,8 @@ class Endpoint:
     It is used up by bind; close it in a process that does not bind it, so that the other end notices a child's death
     before it bound.
     """
+
+    _fd = -1
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

@@ -46,6 +46,7 @@ from ..messages import (
 )
 from ..states import ChannelAct, ChannelState, Direction, EventKind, Role, Trust, agree_roles, step_channel
 from . import ending, harden, twin
+from .arguments import WAITS, check_optional, check_wait
 from .assign import Assigning
 from .callbacks import Callbacks
 from .deferral import Answer
@@ -56,7 +57,6 @@ from .knock import Knock
 from .limits import Constraints, Limits
 from .setup import Joined, Reception
 
-WAITS = {"block": 0, "auto": 1, "spin": 2}
 STATES = {state.value: state for state in ChannelState}
 Done = Callable[[Outcome], object]
 NOBODY = Peer(-1, -1, -1)
@@ -78,8 +78,10 @@ class ChannelPlane(Descriptors):
         limits: Limits | None,
         user_state: Any = None,
     ) -> None:
-        if wait not in WAITS:
-            raise ValueError(f"wait={wait!r}; it takes one of {', '.join(WAITS)}")
+        check_wait(wait)
+        check_optional("callbacks", callbacks, Callbacks)
+        check_optional("constraints", constraints, Constraints)
+        check_optional("limits", limits, Limits)
         super().__init__(domain)
         self.waiters = domain.waiters
         self.address = address
