@@ -213,3 +213,33 @@ def test_give_back_refuses_what_is_not_here(world):
         tx.give_back(buffer)
     with memoryview(buffer), unchanged(buffer), pytest.raises(bulk.DirectionError):
         tx.give_back(buffer)
+
+
+@pytest.mark.parametrize("act", ["move", "copy"])
+@pytest.mark.parametrize("closer", ["tx", "rx"])
+def test_what_was_to_go_back_when_unused_is_let_go_where_its_channel_ended(world, act, closer):
+    tx, rx, alloc, _ = world.line()
+    buffer = alloc.alloc()
+    getattr(tx, act)(buffer)
+    held = rx.receive_buffer(PATIENCE_S).buffer
+    view = memoryview(held)
+    rx.give_back(held)
+    {"tx": tx, "rx": rx}[closer].close()
+    assert take(rx if closer == "tx" else tx, EventKind.TEARDOWN_RECEIVED)
+    assert alloc.detached == 1
+    view.release()
+    assert held.state is INVALID
+    assert alloc.detached == 0
+    assert buffer.state is READ_WRITE
+
+
+def test_an_event_that_was_left_with_a_view_alive_after_the_end_lets_its_buffer_go_with_the_view(world):
+    tx, rx, alloc, _ = world.line()
+    tx.move(alloc.alloc())
+    with rx.receive_buffer(PATIENCE_S) as held:
+        view = memoryview(held)
+        rx.close()
+        assert take(tx, EventKind.TEARDOWN_RECEIVED)
+    assert alloc.detached == 1
+    view.release()
+    assert (held.state, alloc.detached) == (INVALID, 0)

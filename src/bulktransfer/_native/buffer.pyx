@@ -256,6 +256,19 @@ cdef class Buffer:
         channel = self.pool.domain.channel(number)
         return channel is not None and (channel.holds_copy(self) or channel.lends_copy(self))
 
+    def let_go(self, channel):
+        """The channel that it came over ended, so that nobody takes it back: once no view is left, drop it.
+
+        What is at home here, or held over another channel as well, stays.
+        """
+        if self.slot().views:
+            self.pool.give_back_on_release(self.index, channel)
+            return
+        try:
+            self.drop()
+        except errors.ChannelStateError:
+            return
+
     def where_views(self):
         """Where live views were made, if bulk.trace_views() watches; for messages."""
         places = self.pool.traces.get(self.index)

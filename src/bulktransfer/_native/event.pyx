@@ -91,8 +91,8 @@ cdef class Event:
         if self.buffer.owned or self.buffer.is_copy:  # else it was sent on already
             if self.channel.ended is None:
                 self.channel.give_back(self.buffer, when_unused=True)
-            elif not self.buffer.pool.home and not self.buffer.exports:
-                self.buffer.drop()  # nobody is there to take it back: its lease tells the assigner
+            elif not self.buffer.pool.home:
+                self.buffer.let_go(self.channel)  # its lease tells the assigner
         return False
 
     def __reduce__(self):

@@ -399,17 +399,15 @@ cdef class SendCore(LinkCore):
         """
         cdef bt_slot* s = buffer.slot()
         cdef int act = BT_A_RELEASE if s.state == BT_READ_ONLY else BT_A_PASS
-        cdef int verdict
         cdef Assignment a
+        cdef int verdict
         if when_unused and s.views and s.state != BT_INVALID and not s.flags:
             self.check_sender(act)
             a = self.assignment_of(buffer, act)
-            if act == BT_A_RELEASE and (not bt_bit(a.c.in_copies, buffer.index) or s.out):
-                verdict = bt_may_send(table(), &a.c, buffer.index, BT_A_RELEASE)
-                raise explain(verdict, "release", buffer, f" on {self!r}")
-            if act == BT_A_PASS and s.state != BT_READ_WRITE:
-                verdict = bt_may_send(table(), &a.c, buffer.index, BT_A_PASS)
-                raise explain(verdict, "pass", buffer, f" on {self!r}")
+            if (act == BT_A_RELEASE and (not bt_bit(a.c.in_copies, buffer.index) or s.out)) or (
+                    act == BT_A_PASS and s.state != BT_READ_WRITE):
+                verdict = bt_may_send(table(), &a.c, buffer.index, <bt_act> act)
+                raise explain(verdict, ACTS[act], buffer, f" on {self!r}")
             a.pool.give_back_on_release(buffer.index, self)
             return
         self.send_one(buffer, act, b"", None)
@@ -427,9 +425,11 @@ cdef class SendCore(LinkCore):
             raise explain(verdict, "move", buffer, f" on {self!r}")
 
     def send_back(self, Buffer buffer not None):
-        """The last view of a buffer died whose return was asked for; where the channel ended it stays here."""
+        """The last view of a buffer died whose return was asked for; where the channel ended it is let go."""
         if self.stage == CONNECTED and not self.hung_up and self.generation == registry().generation:
             self.send_one(buffer, BT_A_RELEASE if buffer.slot().state == BT_READ_ONLY else BT_A_PASS, b"", None)
+        elif self.ended is not None:
+            buffer.let_go(self)
 
     def holds_copy(self, Buffer buffer not None):
         """Whether a copy of `buffer` came over this channel and is held."""
