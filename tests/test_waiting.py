@@ -410,3 +410,11 @@ def test_signals_with_handlers_that_return_do_not_end_a_wait(world):
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert len(hits) >= 5
+
+
+@pytest.mark.parametrize("timeout", [0, 0.01, -1])
+def test_a_wait_that_is_over_names_the_time_that_was_asked_for(world, timeout):
+    tx, _, _, _ = world.line()
+    for receive in (tx.receive, tx.receive_buffer):
+        with pytest.raises(TimeoutError, match=rf"within {timeout} s$"):
+            receive(timeout)

@@ -17,4 +17,4 @@ cdef class ChannelCore(WaitCore):
     cdef int enter(self) except -1
     cdef int leave(self) except -1
     cdef Event look_harder(self)
-    cdef Event wait_event(self, object timeout)
+    cdef Event wait_event(self, object timeout, object asked)

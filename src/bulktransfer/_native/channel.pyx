@@ -192,7 +192,7 @@ cdef class ChannelCore(WaitCore):
         try:
             event = self.next_event()
             if event is None:
-                event = self.wait_event(timeout)
+                event = self.wait_event(timeout, timeout)
             return event
         finally:
             self.leave()
@@ -227,7 +227,7 @@ cdef class ChannelCore(WaitCore):
                 event = self.next_event()
             if event is None:
                 self.lazy = False
-                event = self.wait_event(timeout)
+                event = self.wait_event(timeout, timeout)
                 self.lazy = True
             events = [event]
             while len(events) < limit:
@@ -274,7 +274,7 @@ cdef class ChannelCore(WaitCore):
                     event = self.next_event()
                 if event is None:
                     left = None if end is None else max(0.0, (<double> end - <double> bt_now_ns()) / 1e9)
-                    event = self.wait_event(left)
+                    event = self.wait_event(left, timeout)
         finally:
             self.leave()
             if others:
@@ -306,7 +306,7 @@ cdef class ChannelCore(WaitCore):
             if (self.link == NULL or self.arm()) and not self.queue and self.ended is None:
                 return None
 
-    cdef Event wait_event(self, object timeout):
+    cdef Event wait_event(self, object timeout, object asked):
         cdef Event event
         cdef int64_t left_ns = -1
         cdef uint64_t end_ns = 0, now
@@ -320,7 +320,7 @@ cdef class ChannelCore(WaitCore):
         if left_ns == 0:
             event = self.look_harder()
             if event is None:
-                raise TimeoutError(f"receive on {self!r}: nothing came within {timeout} s")
+                raise TimeoutError(f"receive on {self!r}: nothing came within {asked} s")
             return event
         while True:
             self.wait_step(left_ns)
@@ -337,7 +337,7 @@ cdef class ChannelCore(WaitCore):
                 if left_ns == 0:
                     event = self.look_harder()
                     if event is None:
-                        raise TimeoutError(f"receive on {self!r}: nothing came within {timeout} s")
+                        raise TimeoutError(f"receive on {self!r}: nothing came within {asked} s")
                     return event
 
     def dispatch_events(self, Py_ssize_t limit):
