@@ -201,7 +201,7 @@ static int take(end *sink, bt_entry *entry) {
                 bt_arrivals_open(link->in, sink->pool.twin, sink->pool.base + index * SIZE, NULL, 0);
             }
         }
-        there = bt_pull_busily(link);
+        there = bt_pull_busily(link, 1);
         CHECK(there >= 0);
     }
     *entry = arrival->entry;
@@ -247,11 +247,11 @@ static void *send_rounds(void *argument) {
     end *source = argument;
     for (uint64_t n = 0; n < 400; n++) {
         uint32_t index = (uint32_t)(n % COUNT);
-        while (bt_is_leaving(source->pool.twin, index)) bt_carry_busily(source->link);
+        while (bt_is_leaving(source->pool.twin, index)) bt_carry_busily(source->link, 1);
         uint64_t length = 1 + (n * 7919) % SIZE;
         write_contents(source->pool.base + index * SIZE, n, length);
         append(source, index, length, BT_MOVE);
-        if (bt_carry_busily(source->link)) bt_carrier_take(&carrier, &registry, source->link);
+        if (bt_carry_busily(source->link, 1)) bt_carrier_take(&carrier, &registry, source->link);
     }
     return NULL;
 }

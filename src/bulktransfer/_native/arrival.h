@@ -141,7 +141,8 @@ static inline void bt_arrivals_ring(bt_link *link) {
 static inline int bt_arrivals_pull(bt_link *link, uint32_t pieces) {
     bt_arrivals *in = link->in;
     bt_arrival *arrival = bt_arrival_at(in, in->next);
-    uint64_t length = arrival->entry.length;
+    uint64_t length = arrival->entry.length, told = in->stage.emptied;
+    int result = 1;
     while (in->done < length && pieces--) {
         uint64_t done;
         if (arrival->window && arrival->target) {
@@ -150,14 +151,21 @@ static inline int bt_arrivals_pull(bt_link *link, uint32_t pieces) {
         } else {
             done = bt_stage_take_piece(&in->stage, arrival->target, in->done, length);
             if (done == in->done) {
-                if (bt_stage_look(&in->stage) < 0) return -1;
-                done = bt_stage_take_piece(&in->stage, arrival->target, in->done, length);
+                result = bt_stage_look(&in->stage) < 0 ? -1 : 0;
+                if (result == 0) done = bt_stage_take_piece(&in->stage, arrival->target, in->done, length);
             }
-            if (done == in->done) return 0;
-            bt_arrivals_ring(link);
+            if (done == in->done) break;
+            result = 1;
+            /* Not after each piece: whoever sleeps for space would wake for room for one, and sleep again. */
+            if (in->stage.emptied - told >= in->stage.size / 2) {
+                bt_arrivals_ring(link);
+                told = in->stage.emptied;
+            }
         }
         in->done = done;
     }
+    if (in->stage.emptied != told) bt_arrivals_ring(link);
+    if (result < 0) return -1;
     if (in->done < length) return 0;
     in->next++;
     atomic_store_explicit(&in->open, 0, memory_order_relaxed); /* as in bt_arrivals_open */

@@ -12,8 +12,9 @@
 #define BT_LINGER_NS 20000     /* without news the other side is not at it */
 #define BT_LINGER_ALL_NS 2000000
 
-/* Look at `word` until it is no longer `seen`, at most until `end_ns` and BT_LINGER_NS. Whether it changed. */
-static inline int bt_linger(const _Atomic uint64_t *word, uint64_t seen, uint64_t end_ns) {
+/* Look at `word` until it is no longer `seen`, at most until `end_ns` and BT_LINGER_NS; `yields` where the other side may
+ * need this very core. Whether it changed. */
+static inline int bt_linger(const _Atomic uint64_t *word, uint64_t seen, uint64_t end_ns, int yields) {
     uint64_t until = bt_now_ns() + BT_LINGER_NS;
     if (until > end_ns) until = end_ns;
     for (;;) {
@@ -23,26 +24,27 @@ static inline int bt_linger(const _Atomic uint64_t *word, uint64_t seen, uint64_
             bt_pause();
         }
         if (bt_now_ns() >= until) return 0;
+        if (yields) sched_yield();
     }
 }
 
 /* Send what waits, and wait for room as long as the peer makes some. */
-static inline enum bt_carried bt_carry_busily(bt_link *link) {
+static inline enum bt_carried bt_carry_busily(bt_link *link, int yields) {
     uint64_t end = bt_now_ns() + BT_LINGER_ALL_NS;
     for (;;) {
         uint64_t seen = 0;
         enum bt_carried result = bt_link_carry_on(link, 0, &seen);
         if (result != BT_CARRY_SPACE) return result;
-        if (seen == UINT64_MAX || !bt_linger(&link->out.peer->emptied, seen, end)) return bt_link_carry(link);
+        if (seen == UINT64_MAX || !bt_linger(&link->out.peer->emptied, seen, end, yields)) return bt_link_carry(link);
     }
 }
 
 /* Copy the contents that are due, and wait for more as long as some comes. As bt_arrivals_pull, with its lock held. */
-static inline int bt_pull_busily(bt_link *link) {
+static inline int bt_pull_busily(bt_link *link, int yields) {
     uint64_t end = bt_now_ns() + BT_LINGER_ALL_NS;
     for (;;) {
         int result = bt_arrivals_pull(link, UINT32_MAX);
-        if (result || !bt_linger(&link->in->stage.peer->filled, link->in->stage.filled, end)) return result;
+        if (result || !bt_linger(&link->in->stage.peer->filled, link->in->stage.filled, end, yields)) return result;
     }
 }
 

@@ -218,7 +218,7 @@ cdef class ValueCore(ReceiveCore):
         if arrival.entry.length <= AT_ONCE:
             return bt_arrivals_pull(link, UINT32_MAX)
         with nogil:
-            result = bt_pull_busily(link) if self.lingers else bt_arrivals_pull(link, UINT32_MAX)
+            result = bt_pull_busily(link, self.one_core) if self.lingers else bt_arrivals_pull(link, UINT32_MAX)
         return result
 
     cdef str judge_contents(self, bt_link* link, bt_arrival* arrival):

@@ -13,6 +13,7 @@ cdef class LinkCore:
     cdef public int pidfd
     cdef uint32_t asked_at
     cdef bint lingers  # by value: worth waiting a little while the other side is at it, too
+    cdef bint one_core  # which may need this very core for it
     cdef uint64_t control_sent
     cdef uint64_t bells_heard
     cdef readonly bint is_far  # the peer is on another machine, and has memory of its own

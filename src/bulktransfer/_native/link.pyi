@@ -25,6 +25,7 @@ class LinkCore:
         stage_out: int = 0,
         stage_in: int = 0,
         lingers: bool = False,
+        one_core: bool = False,
     ) -> None: ...
     def attach_carrier(self) -> None: ...
     @property

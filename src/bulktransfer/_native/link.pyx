@@ -77,7 +77,7 @@ cdef class LinkCore:
 
     def open_link(
         self, Descriptor sock not None, Mapping own not None, Mapping peer not None, uint32_t slots, uint32_t meta_size,
-        uint64_t stage_out=0, uint64_t stage_in=0, bint lingers=False,
+        uint64_t stage_out=0, uint64_t stage_in=0, bint lingers=False, bint one_core=False,
     ):
         """Take over a connected socket and both outboxes; by value with their staging areas, one of which is empty."""
         cdef bt_link* link = bt_link_new(registry(), sock.fileno())
@@ -92,6 +92,7 @@ cdef class LinkCore:
                 bt_link_forget(link)
                 raise MemoryError("no memory for what arrives")
         self.lingers = lingers
+        self.one_core = one_core
         sock.detach()
         if bt_registry_add_fd(registry(), link.sock) < 0:
             raise MemoryError("no memory for a link")
@@ -258,7 +259,7 @@ cdef class LinkCore:
             return 0
         bt_link_retain(link)  # another thread may close the channel meanwhile
         with nogil:
-            result = bt_carry_busily(link) if self.lingers else bt_link_carry(link)
+            result = bt_carry_busily(link, self.one_core) if self.lingers else bt_link_carry(link)
         if result and not self.hung_up:
             self.engage(link)
         bt_link_release(link)

@@ -30,14 +30,16 @@ class Ends(NamedTuple):
     apart: bool = False
     tls: Any = None
 
-    def open(self, channel: ChannelCore, terms: Terms, stage_out: int, stage_in: int, lingers: bool) -> None:
+    def open(
+        self, channel: ChannelCore, terms: Terms, stage_out: int, stage_in: int, lingers: bool, one_core: bool
+    ) -> None:
         """Give it to a channel. Raises: OSError, MemoryError."""
         sock, own, there, apart, tls = self
         if apart:
             channel.open_far(sock, tls, own, there, terms.slot_count, terms.meta_size)
         else:
             shape = terms.slot_count, terms.meta_size
-            channel.open_link(sock, own, there, *shape, stage_out, stage_in, lingers)
+            channel.open_link(sock, own, there, *shape, stage_out, stage_in, lingers, one_core)
 
 
 class Line(Protocol):

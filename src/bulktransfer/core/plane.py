@@ -243,8 +243,8 @@ class ChannelPlane(Descriptors):
         self.peer_domain = part.peer_domain
         self.same_domain = part.same_domain
         self.yields = len(os.sched_getaffinity(0)) == 1
-        stages, lingers = twin.stages(self.is_source, part), self.spin_mode > 0 and not self.yields
-        part.ends.open(self, part.terms, *stages, lingers)
+        stages = twin.stages(self.is_source, part)
+        part.ends.open(self, part.terms, *stages, self.spin_mode > 0, self.yields)
         self.watch_peer(part.peer.pid)
         if self.by_value and not self.is_source:
             self.lay_bed()  # before the helper watches: see wait.h
