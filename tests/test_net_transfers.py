@@ -349,3 +349,20 @@ def test_more_trust_than_none_is_not_offered(net):
         bulk.create(
             f"{net.world.scheme}://127.0.0.1:0", direction=Direction.TX, trust=Trust.FULL, network=net.sides["creator"]
         )
+
+
+def test_an_answer_comes_home_over_another_channel_of_the_same_peer(net):
+    a, b = net.world.domains(2)
+    there, back = net(a, b), net(b, a)
+    alloc = net.world.allocator(a, count=1, size=BIG)
+    net.world.assign(*there, alloc.pool)
+    net.world.assign(back[1], back[0], alloc.pool)
+    buffer, question, answer = alloc.alloc(), noise(BIG), noise(BIG, seed=1)
+    buffer.put(question)
+    there[0].move(buffer)
+    theirs = there[1].receive_buffer(PATIENCE_S).buffer
+    assert theirs.tobytes() == question
+    theirs.put(answer)
+    back[0].move(theirs)
+    assert back[1].receive_buffer(PATIENCE_S).buffer is buffer
+    assert buffer.tobytes() == answer

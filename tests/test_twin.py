@@ -45,11 +45,12 @@ def pages_there(pool):
 
 def test_a_twin_is_memory_of_its_own_and_no_descriptor_travels(world):
     tx, rx = two(world)
+    before = pool_descriptors()
     alloc = world.allocator(tx.domain, count=4, size=8192)
     buffer = alloc.alloc()
     buffer.put(b"not to be seen")
     there = world.assign(tx, rx, alloc.pool)
-    assert pool_descriptors() == 1  # the allocator's own
+    assert pool_descriptors() == before + 1  # the allocator's own
     assert (alloc.pool.shared, there.shared, there.memory) == (False, False, None)
     assert there.address != alloc.pool.address
     rss, anonymous = pages_there(there)
@@ -159,3 +160,24 @@ def test_buffers_come_back_when_the_channel_ends(world):
     tx.close()
     assert buffer.state is READ_WRITE
     assert alloc.detached == 0
+
+
+# ---- whom a buffer may come back from (design section 8, rule 5) -----------------------------------------------------
+
+
+def test_what_left_over_one_channel_comes_back_over_another_of_the_same_peer(world):
+    a, b = world.domains(2)
+    there, back = world.channel(a, b, trust=Trust.NONE), world.channel(b, a, trust=Trust.NONE)
+    alloc = world.allocator(a, count=1)
+    world.assign(*there, alloc.pool)
+    world.assign(back[1], back[0], alloc.pool)
+    buffer = alloc.alloc()
+    buffer.put(b"question")
+    there[0].move(buffer)
+    theirs = there[1].receive_buffer(PATIENCE_S).buffer
+    theirs.put(b"answer")
+    back[0].move(theirs)
+    assert back[1].receive_buffer(PATIENCE_S).buffer is buffer
+    assert buffer.owned
+    assert buffer.tobytes() == b"answer"
+    assert (alloc.detached, there[0].statistics()["refused_by_peer"], back[1].statistics()["refused_here"]) == (0, 0, 0)

@@ -96,7 +96,7 @@ static void start_bench(bench *b, kind k) {
     b->f.owned = k.home;
     for (uint32_t i = 0; i < CHANNELS; i++)
         b->a[i] = (bt_assignment){.pool = &b->pool, .out_copies = &b->bits[2 * i], .in_copies = &b->bits[2 * i + 1],
-                                  .channel = i + 1, .standing = BT_ACTIVE, .mine = k.mine, .same_domain = k.same_domain};
+                                  .channel = i + 1, .peer = i + 1, .standing = BT_ACTIVE, .mine = k.mine, .same_domain = k.same_domain};
 }
 
 /* A copy that stands on its own feet. */
@@ -354,7 +354,7 @@ static void test_counts_beyond_two_follow_the_last_column(void) {
     static bt_assignment a[MANY];
     static uint64_t bits[2 * MANY];
     for (uint32_t i = 0; i < MANY; i++)
-        a[i] = (bt_assignment){.pool = &pool, .out_copies = &bits[2 * i], .in_copies = &bits[2 * i + 1], .channel = i + 1};
+        a[i] = (bt_assignment){.pool = &pool, .out_copies = &bits[2 * i], .in_copies = &bits[2 * i + 1], .channel = i + 1, .peer = i + 1};
     for (uint32_t i = 0; i < MANY; i++) {
         CHECK_EQUAL(bt_may_send(&table, &a[i], 0, BT_A_COPY), BT_OK);
         bt_sent(&table, &a[i], 0, BT_A_COPY, i);
@@ -437,7 +437,8 @@ static void start_network(network *n, uint64_t seed, int shared) {
         /* the domain nearer to home assigned it */
         for (int s = 0; s < 2; s++)
             c->a[s] = (bt_assignment){.pool = &n->pools[c->end[s]], .out_copies = &c->bits[s][0], .in_copies = &c->bits[s][1],
-                                      .channel = l + 1, .standing = BT_ACTIVE, .mine = c->end[s] < c->end[1 - s]};
+                                      .channel = l + 1, .peer = (uint32_t)c->end[1 - s] + 1, .standing = BT_ACTIVE,
+                                      .mine = c->end[s] < c->end[1 - s]};
     }
 }
 

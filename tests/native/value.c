@@ -122,7 +122,7 @@ static void open_pool(end *e, uint32_t channel) {
     CHECK(bt_registry_add_range(&registry, e->pool.base, COUNT * SIZE) == 0);
     e->pool.twin = bt_twin_new(&registry, COUNT, SIZE);
     bt_twin_retain(e->pool.twin); /* for the mapping */
-    e->a = (bt_assignment){.pool = &e->pool, .in_copies = &e->in_bits, .out_copies = &e->out_bits, .channel = channel,
+    e->a = (bt_assignment){.pool = &e->pool, .in_copies = &e->in_bits, .out_copies = &e->out_bits, .channel = channel, .peer = channel,
                            .standing = BT_ACTIVE};
 }
 

@@ -35,6 +35,7 @@ cdef class Assignment:
         self.c.standing = BT_PENDING
         self.pool = pool
         self.slot = self.c.slot = slot
+        self.c.peer = channel
         self.lease = None
         self.request = None
 
@@ -79,6 +80,15 @@ cdef class Assignment:
     def retired(self):
         """Whether the pool left the channel, though what is still under way may name it."""
         return self.c.standing == BT_ABSENT
+
+    @property
+    def peer(self):
+        """Who is behind the channel: a number that the pool's channels to one peer share."""
+        return self.c.peer
+
+    def share_peer(self, Assignment other not None):
+        """It is the one that is behind the channel of `other`, too."""
+        self.c.peer = other.c.peer
 
     def set_active(self):
         """Buffers may travel from now on."""

@@ -45,7 +45,8 @@ typedef struct bt_landing {
     uint64_t size; /* of a buffer */
     uint32_t count;
     uint32_t channel;
-    uint8_t judged_home; /* arrivals land only where the buffer left over this channel */
+    uint32_t peer;       /* as in bt_assignment */
+    uint8_t judged_home; /* arrivals land only where the buffer left to this peer */
     bt_slot *slots;      /* the ledger's; NULL once the channel ended here */
     uint64_t *taken;     /* the pool's bits: a buffer into which contents land, until they are judged */
     bt_hold *hold;

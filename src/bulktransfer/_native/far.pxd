@@ -15,7 +15,7 @@ cdef bint far_over(bt_link* link) noexcept
 cdef int far_poller(bt_link* link) noexcept
 cdef int far_make_bed(bt_link* link, int bed) noexcept
 cdef int far_land(
-    bt_link* link, Slots pool, uint32_t slot, uint32_t channel, bint judged_home, object lease) except -1
+    bt_link* link, Slots pool, uint32_t slot, uint32_t channel, uint32_t peer, bint judged_home, object lease) except -1
 cdef int far_drop(bt_link* link, uint32_t slot) except -1
 cdef bint far_is_unsent(bt_link* link, uint32_t slot, uint32_t index) except -1
 cdef int far_sleep(bt_link* link, int bed, int timeout_ms, bint outcomes) noexcept nogil

@@ -198,7 +198,7 @@ cdef int far_make_bed(bt_link* link, int bed) noexcept:
 
 
 cdef int far_land(
-    bt_link* link, Slots pool, uint32_t slot, uint32_t channel, bint judged_home, object lease,
+    bt_link* link, Slots pool, uint32_t slot, uint32_t channel, uint32_t peer, bint judged_home, object lease,
 ) except -1:
     """From now on contents of the pool's buffers land and leave under `slot`.
 
@@ -213,6 +213,7 @@ cdef int far_land(
     landing.size = pool.c.size
     landing.count = pool.c.count
     landing.channel = channel
+    landing.peer = peer
     landing.judged_home = judged_home
     landing.slots = pool.c.slots
     try:

@@ -47,6 +47,7 @@ cdef extern from * nogil:
         uint64_t size
         uint32_t count
         uint32_t channel
+        uint32_t peer
         uint8_t judged_home
         bt_slot* slots
         uint64_t* taken

@@ -16,7 +16,8 @@ static inline uint8_t *bt_far_land(bt_landing *l, uint32_t index) {
     /* relaxed: from here on only this channel can make it anything but INVALID (ReceiveCore.take_transfer) */
     uint8_t state = __atomic_load_n(&s->state, __ATOMIC_RELAXED);
     uint32_t left = __atomic_load_n(&s->left, __ATOMIC_RELAXED);
-    if (state == BT_INVALID && (!l->judged_home || left == l->channel)) return l->base + (uint64_t)index * l->size;
+    uint32_t left_to = __atomic_load_n(&s->left_to, __ATOMIC_RELAXED);
+    if (state == BT_INVALID && (!l->judged_home || left == l->channel || (left && left_to == l->peer))) return l->base + (uint64_t)index * l->size;
     bt_bit_let_go(l->taken, index);
     return NULL;
 }

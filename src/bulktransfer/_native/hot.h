@@ -40,6 +40,7 @@ static inline int bt_fill_ahead(bt_link *link, const bt_table *t, bt_assignment 
     entry->serial = 0;
     s->state = next;
     s->left = a->channel;
+    s->left_to = a->peer;
     s->sent_at = link->issued + ahead;
     return 1;
 }

@@ -65,6 +65,7 @@ typedef struct bt_slot {
     uint32_t writers;  /* those of them made while READ_WRITE */
     uint32_t via;      /* channel over which it last came to be owned here; 0: none */
     uint32_t left;     /* channel over which it last left and has not come back by any; 0: none */
+    uint32_t left_to;  /* the peer that it last left to: bt_assignment.peer */
     uint64_t sent_at;  /* position of the entry with which it last left */
     uint64_t length;
 } bt_slot;
@@ -92,6 +93,7 @@ typedef struct bt_assignment {
     uint64_t last_position; /* one more than the position of the last entry sent about this pool */
     uint32_t channel;
     uint32_t slot;        /* the pool's number on the channel */
+    uint32_t peer;        /* who is behind it: one number for all channels of the pool to one peer */
     uint32_t copy_count;  /* bits set in out_copies */
     uint32_t held_count;  /* bits set in in_copies */
     uint8_t standing;
@@ -171,11 +173,17 @@ static inline void bt_sent(const bt_table *t, bt_assignment *a, uint32_t index, 
         a->held_count--;
     } else {
         s->left = a->channel;
+        s->left_to = a->peer;
         s->sent_at = position;
     }
 }
 
 /* ---- arrivals: judged by the channel's own history (design section 8, rule 5) ---- */
+
+/* Whether the peer of this channel is the one that a buffer last left to, over this channel or another one. */
+static inline int bt_is_with(const bt_slot *s, const bt_assignment *a) {
+    return s->left == a->channel || (s->left && s->left_to == a->peer);
+}
 
 /* What bt_arrived_owner would say. */
 static inline enum bt_verdict bt_judge_owner(const bt_table *t, const bt_assignment *a, uint32_t index, enum bt_act act) {
@@ -189,7 +197,7 @@ static inline enum bt_verdict bt_judge_owner(const bt_table *t, const bt_assignm
         return s->via == 0 || s->via == a->channel ? BT_VIOLATION : BT_REFUSED;
     }
     /* Where memory is not shared a pool's allocator takes a buffer back from the peer that has it only. */
-    if ((!a->pool->shared || a->far) && a->pool->home && a->mine && s->left != a->channel && !a->same_domain)
+    if ((!a->pool->shared || a->far) && a->pool->home && a->mine && !bt_is_with(s, a) && !a->same_domain)
         return BT_REFUSED;
     return BT_OK;
 }

@@ -46,6 +46,7 @@ cdef extern from "ledger.h" nogil:
         uint64_t last_position
         uint32_t channel
         uint32_t slot
+        uint32_t peer
         uint32_t copy_count
         uint32_t held_count
         uint8_t standing

@@ -127,10 +127,10 @@ cdef class LinkCore:
         self.meta_size = meta_size
         self.is_far = True
 
-    def land(self, Slots pool not None, uint32_t slot, lease=None):
+    def land(self, Slots pool not None, uint32_t slot, uint32_t peer, lease=None):
         """Buffers of the pool travel to another machine and back under `slot`; see far_land. Raises: MemoryError."""
         if self.link != NULL:
-            far_land(self.link, pool, slot, self.number, pool.c.home, lease)
+            far_land(self.link, pool, slot, self.number, peer, pool.c.home, lease)
 
     def unland(self, uint32_t slot):
         """The pool under `slot` left the channel."""

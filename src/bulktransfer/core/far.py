@@ -48,10 +48,11 @@ def needs_consent(pool: Pool, channel: Any) -> bool:
     The id of a domain is known to those that it has spoken to, so the host counts, too.
     """
     others = [pool.domain.channel(number) for number in pool.channels]
-    return _whereabouts(channel) not in [_whereabouts(other) for other in others if other is not None]
+    return whereabouts(channel) not in [whereabouts(other) for other in others if other is not None]
 
 
-def _whereabouts(channel: Any) -> tuple[bytes, str]:
+def whereabouts(channel: Any) -> tuple[bytes, str]:
+    """Which domain of which host a network channel leads to, as far as is known."""
     return channel.peer_domain, channel.peer.host.rpartition(":")[0]
 
 
@@ -62,7 +63,7 @@ def land(channel: Any, assignment: Assignment) -> None:
     more, so that "over the network a slot is free once its last byte has left".
     """
     read_end, write_end = (kernel.Descriptor(fd) for fd in os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
-    channel.land(assignment.pool, assignment.slot, write_end)
+    channel.land(assignment.pool, assignment.slot, assignment.peer, write_end)
     assignment.lease = read_end
 
 

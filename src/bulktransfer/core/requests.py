@@ -124,6 +124,12 @@ class RequestBook:
         assignment = Assignment(pool, slot, self.channel.number, mine, self.channel.same_domain)
         if self.channel.is_far:
             assignment.set_far()
+        others = [self.channel.domain.channel(number) for number in pool.channels]
+        for other in others:
+            theirs = other.assigning.find(pool) if other is not None and twin.same_peer(other, self.channel) else None
+            if theirs is not None:  # what left over one of them may come back over the other (design section 8, rule 5)
+                assignment.share_peer(theirs)
+                break
         return assignment
 
     def reserve(self, pool: Pool) -> None:

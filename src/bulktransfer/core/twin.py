@@ -32,6 +32,15 @@ def attach(pool: Pool) -> None:
     pool.attach(kernel.Mapping(None, size, True))
 
 
+def same_peer(one: Any, other: Any) -> bool:
+    """Whether two channels lead to one domain of one process: what is sent over one may come back over the other."""
+    if one.is_far or other.is_far:
+        return one.is_far and other.is_far and far.whereabouts(one) == far.whereabouts(other)
+    return (
+        one.peer.pid >= 0 and bool(one.peer_domain) and (one.peer, one.peer_domain) == (other.peer, other.peer_domain)
+    )
+
+
 def needs_consent(pool: Pool, channel: Any) -> bool:
     """Whether a pool that is here came from somebody else than the peer of `channel`, who now assigns it (rule 4)."""
     if channel.is_far:
