@@ -270,7 +270,7 @@ cdef class WaitCore(ValueCore):
         if bits & BT_BY_DEATH and self.link != NULL:
             self.take_bells()  # what it said before it died
             self.hung_up = True
-        if bits & BT_BY_DOMAIN or self.waiters.deadline_ns:
+        if bits & BT_BY_DOMAIN or (self.waiters.deadline_ns and bt_now_ns() >= self.waiters.deadline_ns):
             self._serve_domain()
         if self.hung_up:
             self._hang_up()
