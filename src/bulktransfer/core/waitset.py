@@ -244,8 +244,9 @@ class WaitSet:
             self.waiting -= 1
             for domain in domains.values():
                 domain.waiters.waiting -= 1
+        now_ns = time.monotonic_ns()
         for fd, domain in domains.items():
-            if fd in ready or domain.waiters.deadline_ns:
+            if fd in ready or 0 < domain.waiters.deadline_ns <= now_ns:
                 domain.serve()
         return True
 
