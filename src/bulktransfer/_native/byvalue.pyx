@@ -7,7 +7,7 @@ Must not know: how a channel is set up or ended, or who waits.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t, uint8_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from bulktransfer import errors
@@ -73,13 +73,7 @@ cdef class ValueCore(ReceiveCore):
         cdef uint8_t* long_meta = NULL
         if bt_link_make_room(link, 1) < 0:
             raise MemoryError("no memory for what waits to be sent")
-        if entry.meta_size > BT_META_INLINE:
-            long_meta = <uint8_t*> malloc(entry.meta_size)
-            if long_meta == NULL:
-                raise MemoryError("no memory for meta data that waits to be sent")
-            memcpy(long_meta, meta, entry.meta_size)
-        elif entry.meta_size:
-            memcpy(entry.meta, meta, entry.meta_size)
+        self.keep_meta(entry, meta, &long_meta)
         bt_link_append_contents(link, entry, long_meta, a.pool.c.base + index * a.pool.c.size, a.pool.c.twin)
         link.out.promised += bt_stage_span(entry.length)
         link.issued += 1

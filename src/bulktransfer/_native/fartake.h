@@ -17,7 +17,8 @@ static inline uint8_t *bt_far_land(bt_landing *l, uint32_t index) {
     uint8_t state = __atomic_load_n(&s->state, __ATOMIC_RELAXED);
     uint32_t left = __atomic_load_n(&s->left, __ATOMIC_RELAXED);
     uint32_t left_to = __atomic_load_n(&s->left_to, __ATOMIC_RELAXED);
-    if (state == BT_INVALID && (!l->judged_home || left == l->channel || (left && left_to == l->peer))) return l->base + (uint64_t)index * l->size;
+    int with_peer = left == l->channel || (left && left_to == l->peer); /* as bt_is_with */
+    if (state == BT_INVALID && (!l->judged_home || with_peer)) return l->base + (uint64_t)index * l->size;
     bt_bit_let_go(l->taken, index);
     return NULL;
 }

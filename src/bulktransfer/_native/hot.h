@@ -2,8 +2,8 @@
  *
  * Knows: the ledger, the ring and the bell, in the order that sending.pyx and receiving.pyx keep. Must not know: errors,
  * events, Python. Nothing is changed unless all of it is done: the long way then finds what stands in the way, and says
- * it. Ordinary is: memory that both sides see and that nothing guards, on one machine, an assignment that is active, two domains, no
- * copies of the buffer, no views, nothing that waits to be sent, meta data that fits into the entry.
+ * it. Ordinary is: memory that both sides see and that nothing guards, on one machine, an assignment that is active, two
+ * domains, no copies of the buffer, no views, nothing that waits to be sent, meta data that fits into the entry.
  */
 #ifndef BT_HOT_H
 #define BT_HOT_H

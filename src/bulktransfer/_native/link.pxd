@@ -22,6 +22,7 @@ cdef class LinkCore:
     cdef int engage(self, bt_link* link) except? -1
     cdef int read_socket(self, bint dead) except -1
     cdef int push(self, bt_entry* entry, const uint8_t* meta) except -1
+    cdef int keep_meta(self, bt_entry* entry, const uint8_t* meta, uint8_t** kept) except -1
     cdef int carry(self) except -1
     cdef int take_bells(self) except -1
     cdef void hold_arrivals(self, bt_link* link) noexcept

@@ -233,17 +233,22 @@ cdef class LinkCore:
             self._violation("its consumed index went back, or beyond what was published")
         if bt_link_make_room(link, 1) < 0:
             raise MemoryError("no memory for what waits to be sent")
-        if entry.meta_size > BT_META_INLINE:
-            long_meta = <uint8_t*> malloc(entry.meta_size)
-            if long_meta == NULL:
-                raise MemoryError("no memory for meta data that waits to be sent")
-            memcpy(long_meta, meta, entry.meta_size)
-        elif entry.meta_size:
-            memcpy(entry.meta, meta, entry.meta_size)
+        self.keep_meta(entry, meta, &long_meta)
         bt_link_append(link, entry, long_meta, 0, NULL, 0)
         link.issued += 1
         if link.out.size == 0:  # else it lets the GIL go, which is for the caller to say
             self.carry()
+        return 0
+
+    cdef int keep_meta(self, bt_entry* entry, const uint8_t* meta, uint8_t** kept) except -1:
+        """Meta data of what has to wait: in the entry, or, where it is long, in memory of its own."""
+        if entry.meta_size > BT_META_INLINE:
+            kept[0] = <uint8_t*> malloc(entry.meta_size)
+            if kept[0] == NULL:
+                raise MemoryError("no memory for meta data that waits to be sent")
+            memcpy(kept[0], meta, entry.meta_size)
+        elif entry.meta_size:
+            memcpy(entry.meta, meta, entry.meta_size)
         return 0
 
     cdef int carry(self) except -1:
