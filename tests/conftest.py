@@ -27,6 +27,7 @@ import pytest
 from spawning import Child, Spawner
 
 WATCHDOG_S = 60.0
+LONGEST_S = 660.0  # the longest watchdog of a test, and some: who hands tests to workers hears nothing meanwhile
 SETTLE_S = 5.0  # how long what ends by itself (a helper thread, a dying child) may take to be gone after a test
 
 hypothesis.settings.register_profile("bulktransfer", deadline=None, print_blob=True)
@@ -46,7 +47,7 @@ def _watch(config: pytest.Config, seconds: float) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_stderr] = os.dup(2)  # capturing replaces descriptor 2, and what is captured dies with the process
-    _watch(config, 2 * WATCHDOG_S)  # for the collection
+    _watch(config, 2 * WATCHDOG_S if not _hands_out(config) else LONGEST_S)  # for the collection
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the run was started in the background
     try:
         from bulktransfer import current_domain
@@ -56,6 +57,16 @@ def pytest_configure(config: pytest.Config) -> None:
     current_domain()  # it lives as long as the process, and so do its descriptors: no test leaves them behind
     # Most tests run isolated channels between unhardened processes of one user, and know it.
     config.addinivalue_line("filterwarnings", f"ignore::{SecurityWarning.__module__}.{SecurityWarning.__qualname__}")
+
+
+def _hands_out(config: pytest.Config) -> bool:
+    """Whether this process only hands tests to worker processes (pytest -n), each of which has its own watchdog."""
+    return bool(config.getoption("numprocesses", None)) and not hasattr(config, "workerinput")
+
+
+def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> None:
+    if _hands_out(config):
+        _watch(config, LONGEST_S)
 
 
 def _seconds(item: pytest.Item) -> float:
