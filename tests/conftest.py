@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -179,3 +180,19 @@ def spawn(_house: Path) -> Iterator[Callable[..., Child]]:
     spawner = Spawner(Path(tempfile.mkdtemp(prefix="spawn-", dir=_house)))
     yield spawner.spawn
     spawner.end()
+
+
+@pytest.fixture
+def start(_house: Path) -> Iterator[Callable[..., Any]]:
+    """`start("send", FILE, ADDRESS, cwd=…)` runs `bulk send …` as a process that ends with the test (commands.py)."""
+    from commands import Command
+
+    running: list[Command] = []
+
+    def run(*arguments: str, **options: Any) -> Command:
+        running.append(Command(*arguments, **options))
+        return running[-1]
+
+    yield run
+    for command in running:
+        command.end()

@@ -29,7 +29,7 @@ from typing import Any
 PATIENCE_S = 30.0
 
 # Keeps its place over exec, so the Python process itself has it; setpriv is part of util-linux.
-_DIES_WITH_PARENT = (shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--")
+DIES_WITH_PARENT = (shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--")
 
 _PROLOGUE = """\
 import multiprocessing.connection as _c, os as _os, pickle as _p
@@ -124,7 +124,7 @@ class Spawner:
         here, there = Pipe()
         with there, open(self._directory / f"child{number}.log", "wb") as log:
             process = subprocess.Popen(
-                [*_DIES_WITH_PARENT, sys.executable, "-X", "faulthandler", "-u", str(script)],
+                [*DIES_WITH_PARENT, sys.executable, "-X", "faulthandler", "-u", str(script)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -58,7 +58,7 @@ OUTSIDE: dict[str, set[str]] = {
     },  # what it compares with, where installed
     "arrow": {"pyarrow"},
     "objects": {"libc", "cpython", "torch"},  # torch on demand: how its tensors travel
-    "cli": {"numpy"},
+    "cli": {"numpy", "rich"},
     "names": {"zenoh"},  # on demand, where it is asked for
     "flow": {"numpy"},
     "streams": {"numpy"},

@@ -1,7 +1,6 @@
 """`bulk forward FROM TO`: joins two channels until they end.
 
-Knows: how the two ends are named, and which of them decides direction, trust and meta size. Must not know: how
-anything is forwarded.
+Knows: which of the two ends decides direction, trust and meta size. Must not know: how anything is forwarded.
 """
 
 from __future__ import annotations
@@ -9,9 +8,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import bulktransfer as bulk
+
+from .ends import End, add_network, end, network_for, network_of
 
 if TYPE_CHECKING:
     _Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -31,21 +32,6 @@ exit status:
 """
 
 
-class End(NamedTuple):
-    """One of the two ends as the user named it."""
-
-    created: bool
-    address: str
-
-
-def end(text: str) -> End:
-    """What FROM or TO says; for argparse."""
-    for prefix in ("create:", "bind:"):
-        if text.startswith(prefix):
-            return End(prefix == "create:", text.removeprefix(prefix))
-    return End(False, text)
-
-
 def add_parser(commands: _Subparsers) -> None:
     """Mount the command."""
     parser = commands.add_parser(
@@ -60,6 +46,7 @@ def add_parser(commands: _Subparsers) -> None:
     parser.add_argument("--trust", choices=["none", "half", "full"], help="demanded of both channels")
     parser.add_argument("--meta-size", type=int, metavar="BYTES", help="of channels that are created (default 0)")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="for a bind (default 10)")
+    add_network(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         forwarder = stack.enter_context(bulk.Forwarder(report=tell))
         try:
-            a, b = open_ends(stack, args.source, args.sink, trust, args.meta_size, args.timeout)
+            network = network_of(args)
+            a, b = open_ends(stack, args.source, args.sink, trust, args.meta_size, args.timeout, network)
             junction = forwarder.add(a, b)
         except (bulk.BulkError, OSError, ValueError, ImportError) as error:
             print(f"bulk forward: {type(error).__name__}: {error}", file=sys.stderr)
@@ -90,27 +78,39 @@ def tell(problem: object) -> None:
 
 
 def open_ends(
-    stack: contextlib.ExitStack, source: End, sink: End, trust: bulk.Trust, meta_size: int | None, timeout: float
+    stack: contextlib.ExitStack,
+    source: End,
+    sink: End,
+    trust: bulk.Trust,
+    meta_size: int | None,
+    timeout: float,
+    network: bulk.Network | None = None,
 ) -> tuple[bulk.Channel, bulk.Channel]:
-    """The two channels, those that are bound first. Raises: BulkError, OSError, ValueError."""
+    """The two channels, those that are bound first. Raises: BulkError, OSError, ValueError, ImportError."""
     if not (source.created and sink.created) and meta_size is not None:
         raise ValueError("--meta-size is for two channels that are created; the bound one has a size of its own")
     if source.created and sink.created and trust is bulk.Trust.UNINITIALIZED:
         raise ValueError("--trust is needed where both channels are created: nobody else says how far to trust")
     ends = (source, sink)
+    nets = [network_for(named.address, network) for named in ends]
+    if network is not None and nets == [None, None]:
+        raise ValueError("options for channels between machines, and neither end is one")
     bound = [
-        None if named.created else stack.enter_context(bulk.bind(named.address, trust=trust, timeout=timeout))
-        for named in ends
+        None
+        if named.created
+        else stack.enter_context(bulk.bind(named.address, trust=trust, timeout=timeout, network=net))
+        for named, net in zip(ends, nets, strict=True)
     ]
     found = []
-    for named, channel, other, direction in zip(
-        ends, bound, reversed(bound), (bulk.Direction.RX, bulk.Direction.TX), strict=True
+    for named, net, channel, other, direction in zip(
+        ends, nets, bound, reversed(bound), (bulk.Direction.RX, bulk.Direction.TX), strict=True
     ):
-        if channel is None and other is not None:
-            channel = bulk.create(
-                named.address, direction=other.direction.other, trust=other.trust, meta_size=other.meta_size
+        if channel is None:
+            direction, trust, size = (
+                (other.direction.other, other.trust, other.meta_size) if other else (direction, trust, meta_size or 0)
             )
-        elif channel is None:
-            channel = bulk.create(named.address, direction=direction, trust=trust, meta_size=meta_size or 0)
-        found.append(channel if channel in bound else stack.enter_context(channel))
+            channel = stack.enter_context(
+                bulk.create(named.address, direction=direction, trust=trust, meta_size=size, network=net)
+            )
+        found.append(channel)
     return found[0], found[1]

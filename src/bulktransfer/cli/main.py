@@ -15,12 +15,14 @@ import bulktransfer as bulk
 
 from ..bench import main as bench
 from ..block import command as block
-from . import check, demo, forward, names
+from . import check, demo, forward, names, recv, send
 
 INTERRUPTED = 130
 RUN = {
     "demo": demo.run,
     "check": check.run,
+    "send": send.run,
+    "recv": recv.run,
     "forward": forward.run,
     "names": names.run,
     "bench": bench.run,
@@ -36,6 +38,8 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"bulk {bulk.__version__}")
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     demo.add_parser(commands)
+    send.add_parser(commands)
+    recv.add_parser(commands)
     forward.add_parser(commands)
     check.add_parser(commands)
     names.add_parser(commands)
