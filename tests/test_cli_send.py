@@ -152,9 +152,10 @@ def test_both_sides_of_one_direction_say_so(start, odd_file):
     receiver = start("recv", "create:shm:x")
     assert "the same direction" in start("recv", "bind:shm:x").ends(2)[1]
     assert "the same direction" in receiver.ends(1)[1]
-    other = bulk.create("shm:y", direction=RX, trust=NONE)
-    assert "meta data is 0 bytes" in start("send", str(odd_file), "bind:shm:y").ends(2)[1]
-    other.close()
+    with bulk.create("shm:y", direction=RX, trust=NONE) as other:
+        sender = start("send", str(odd_file), "bind:shm:y")
+        other.wait_bound(PATIENCE_S)
+        assert "meta data is 0 bytes" in sender.ends(2)[1]
 
 
 # -- what a stranger sends -----------------------------------------------------------------------------------------
@@ -302,7 +303,7 @@ def test_a_received_file_has_the_usual_mode(there):
     [
         (["send", "missing", "shm:x"], "No such file"),
         (["send", ".", "shm:x"], "directory"),
-        (["send", "/dev/null", "nowhere:x"], "unknown scheme|known are"),
+        (["send", "/dev/null", "nowhere:x"], "known are"),
         (["send", "/dev/null", "shm:x", "--buffer-size", "100"], "4096 at least"),
         (["send", "/dev/null", "shm:x", "--insecure"], "takes no network"),
         (["recv", "shm:nobody", "--timeout", "0.01"], "nobody"),
@@ -314,7 +315,7 @@ def test_a_received_file_has_the_usual_mode(there):
 def test_what_makes_no_sense_is_status_2(capsys, monkeypatch, there, arguments, why):
     monkeypatch.chdir(there)
     assert main.main(arguments) == 2
-    assert any(part in capsys.readouterr().err for part in why.split("|"))
+    assert why in capsys.readouterr().err
 
 
 class Terminal(io.StringIO):

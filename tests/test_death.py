@@ -390,3 +390,28 @@ def test_kill_9_at_any_moment_of_a_busy_exchange_loses_nothing_that_was_publishe
         out.close()
         back.close()
         alloc.close()
+
+
+@pytest.mark.parametrize("wait", ["auto", "block"])
+@pytest.mark.parametrize("trust", list(Trust)[1:])
+def test_a_sink_without_a_time_limit_hears_of_a_source_that_was_dead_when_it_began_to_wait(spawn, trust, wait):
+    def source(pipe, trust):
+        import bulktransfer as bulk
+
+        with (
+            bulk.create("shm:dies", direction=bulk.Direction.TX, trust=bulk.Trust[trust]) as tx,
+            bulk.Allocator(count=2, size=1 << 20, trust=bulk.Trust[trust]) as frames,
+        ):
+            tx.wait_bound()
+            tx.assign_pool(frames.pool)
+            tx.move(frames.alloc())
+            pipe.send("sent")
+            pipe.recv()
+
+    child = spawn(source, trust.name)
+    with bulk.bind("shm:dies", wait=wait, timeout=PATIENCE_S) as rx:
+        assert rx.receive_buffer().buffer.state is READ_WRITE
+        child.receive()
+        child.kill()
+        with pytest.raises(bulk.BrokenChannelError, match="the peer is gone"):
+            rx.receive_buffer()
