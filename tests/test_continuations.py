@@ -190,6 +190,27 @@ def test_a_refused_copy_reaches_its_continuation_and_is_rolled_back(world):
     assert buffer.state is READ_WRITE
 
 
+def test_what_is_refused_while_its_channel_ends_is_not_called_taken(world):
+    a, b = world.domains(2)
+    tx, rx = world.channel(a, b)
+    back_tx, back_rx = world.channel(b, a)
+    alloc = world.allocator(a)
+    there = world.assign(tx, rx, alloc.pool)
+    world.assign(back_tx, back_rx, there)
+    tx.copy(alloc.alloc())
+    outcomes = []
+    back_tx.copy(take(rx, EventKind.COPY_RECEIVED).buffer, done=outcomes.append)  # to a domain that owns it
+    last_look = back_tx.drain_all
+
+    def drain_all():
+        last_look()
+        take(back_rx, EventKind.TEARDOWN_RECEIVED)  # it has refused, just after that look
+
+    back_tx.drain_all = drain_all
+    back_tx.close()
+    assert [type(outcome.error) for outcome in outcomes] == [bulk.ClosedChannelError]
+
+
 def test_a_refusal_without_a_continuation_is_an_event(world):
     a, b = world.domains(2)
     tx, rx = world.channel(a, b)

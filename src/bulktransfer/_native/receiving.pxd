@@ -17,6 +17,7 @@ cdef class ReceiveCore(SendCore):
     cdef uint64_t control_seen
     cdef uint64_t received[4]
     cdef uint64_t refused_here, refused_there
+    cdef uint64_t last_passed, last_refusals  # when the channel ended
 
     cdef public bint begun  # the control message that is being taken is on its way to be answered
     cdef Event take(self)

@@ -313,16 +313,23 @@ cdef class ReceiveCore(SendCore):
         if self.link != NULL:
             self.drain()
 
+    def note_passed(self):
+        """The channel ends: what the peer took so far is what counts, once its refusals of that are read (rule 8)."""
+        self.last_passed = self.last_refusals = 0
+        if self.link != NULL:
+            bt_link_refresh(self.link, &self.last_passed)  # a word that cannot be changes nothing; the channel ends
+            self.last_refusals = bt_link_refusals(self.link)
+
     def settle_outcomes(self, error):
-        """The channel ends: what the peer took succeeded, what it did not take gets `error`."""
+        """After note_passed and drain_all: what the peer took succeeded, what it did not take gets `error`."""
         cdef Outcome o
-        cdef uint64_t consumed = 0
+        cdef uint64_t consumed = self.last_passed
+        cdef bint unsure = self.last_refusals > self.refused_there  # of what it took: some refusals never came
         if self.link == NULL:
             return
-        bt_link_refresh(self.link, &consumed)  # a word that cannot be changes nothing, and the channel ends
         for item in self.outcomes:
             o = <Outcome> item
-            if <int64_t> (consumed - o.end) >= 0 or o.first == o.end:
+            if o.first == o.end or (<int64_t> (consumed - o.end) >= 0 and not unsure):
                 continue
             if o.error is None:
                 o.error = error

@@ -73,6 +73,7 @@ def finish(channel: Any, cls: EndError, message: str, *, graceful: bool = False)
         was_linked = channel.linked
         channel.ended = (cls, message, ())
         channel.step(ChannelAct.CLOSE)
+    channel.note_passed()  # first: a refusal that is read later was made later
     if was_linked and cls is not ProtocolViolation:
         drain_quietly(channel)
     channel.settle_outcomes(None if graceful else cls(message))
