@@ -15,6 +15,7 @@ import os
 import select
 import stat
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,6 +63,36 @@ def is_read(lease: kernel.Descriptor) -> bool:
     return not any(bits & select.POLLERR for _, bits in looking.poll(0))
 
 
+class Kept(kernel.Descriptor):
+    """A lease that this domain keeps, until its maker no longer reads it: a dead one leaves nothing behind."""
+
+    _pool: Any = None
+    _domain: Any = None
+
+    def watch(self, pool: Pool) -> None:
+        """Keep it for `pool`."""
+        self._pool = weakref.ref(pool)
+        with contextlib.suppress(OSError):  # no room for one more to watch: `prune` looks, too
+            pool.domain.watch(self.fileno(), self.look)
+            self._domain = pool.domain
+
+    def look(self) -> None:
+        """If nobody reads it any more, let it go."""
+        pool = self._pool()
+        if pool is not None and not self.closed and not is_read(self):
+            self.close()
+            pool.leases = [lease for lease in pool.leases if lease is not self]
+
+    def close(self) -> None:
+        """No longer keep it; idempotent."""
+        if not self.closed and self._domain is not None:
+            self._domain.unwatch(self.fileno())  # first: others have the same pipe, and it would be watched for ever
+        super().close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def prune(pool: Pool) -> None:
     """Let go of leases that nobody reads any more."""
     for lease in pool.leases:
@@ -88,11 +119,14 @@ def take(channel: Any, pool: Pool, given: Sequence[kernel.Descriptor]) -> None:
         raise LimitError(f"pool {pool.name}: {len(pool.leases)} leases, {len(new)} more came, {LEASES_MAX} at most")
     if not new:
         return
-    pool.leases = [*pool.leases, *new.values()]
+    kept = [Kept(lease.detach()) for lease in new.values()]
+    pool.leases = [*pool.leases, *kept]
+    for lease in kept:
+        lease.watch(pool)
     for number in sorted(pool.channels - {channel.number}):
         other = pool.domain.channel(number)
         if other is not None:
-            other.assigning.pass_leases(pool, list(new.values()))
+            other.assigning.pass_leases(pool, kept)
 
 
 class LeaseWatch:
