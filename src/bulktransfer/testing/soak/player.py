@@ -27,6 +27,7 @@ from .tasks import assemble
 
 _PR_SET_PDEATHSIG = 1
 HELPERS = Counter({"anon_inode:[eventpoll]": 3, "anon_inode:[eventfd]": 2})
+PATIENCE_LOOKS = 1000
 LOOK_S = 0.02  # between looks at what no descriptor tells: a buffer that is kept, an order
 
 
@@ -90,7 +91,11 @@ def _play(pipe: Connection[Any, Any], journal_fd: int) -> None:
     player.run(lambda: pipe.poll(0))
     pipe.recv()
     del player
-    gc.collect()
+    for _ in range(PATIENCE_LOOKS):  # what was accepted still arrives, and is here until then
+        gc.collect()
+        if not _remains(before):
+            break
+        domain.wait_for(lambda: False, LOOK_S)
     pools = [repr(pool) for pool in domain.pools.values()]
     pipe.send((_remains(before), pools, [repr(channel) for channel in domain.channels.values()]))
 
