@@ -12,6 +12,7 @@ import pytest
 import bulktransfer as bulk
 from bulktransfer import BufferState, ChannelSpec, Direction, EventKind, Trust
 from certificates import Authority
+from meeting import Background
 from worlds import INVALID, PATIENCE_S, READ_ONLY, READ_WRITE, World, nothing_comes, take, together, until_the_end
 
 BIG = 3 << 20
@@ -349,6 +350,102 @@ def test_more_trust_than_none_is_not_offered(net):
         bulk.create(
             f"{net.world.scheme}://127.0.0.1:0", direction=Direction.TX, trust=Trust.FULL, network=net.sides["creator"]
         )
+
+
+def test_what_grows_shows_nothing_of_an_earlier_transfer(net):
+    tx, rx, alloc, _ = line(net, count=1, size=8192)
+    buffer = alloc.alloc()
+    buffer.put(b"secret" * 1000)
+    tx.move(buffer)
+    rx.pass_(take(rx, EventKind.MOVE_RECEIVED).buffer)
+    take(tx, EventKind.BUFFER_RECEIVED)
+    buffer.put(b"new")
+    tx.move(buffer)
+    twin = take(rx, EventKind.MOVE_RECEIVED).buffer
+    twin.length = 6000
+    assert twin.tobytes() == b"new" + bytes(5997)
+    twin.put(b"x" * 4000)
+    twin.length = 5
+    twin.length = 8192
+    assert twin.tobytes() == b"x" * 4000 + bytes(4192)  # what was written here, and what was zeroed
+
+
+def test_what_is_passed_back_shows_nothing_of_an_earlier_transfer(net):
+    """A forwarder whose next one passes gets its own twin: what did not come with the last contents is zero."""
+    a, b, c = net.world.domains(3)
+    tx, rx = net(a, b)
+    out, into = net(b, c)
+    alloc = net.world.allocator(a, count=1, size=8192)
+    middle = net.world.assign(tx, rx, alloc.pool)
+    net.world.assign(out, into, middle)
+    buffer = alloc.alloc()
+    for contents in (b"secret" * 1000, b"new"):
+        buffer.put(contents)
+        tx.move(buffer)
+        out.move(take(rx, EventKind.MOVE_RECEIVED).buffer)
+        into.pass_(take(into, EventKind.MOVE_RECEIVED).buffer)
+        back = take(out, EventKind.BUFFER_RECEIVED).buffer
+        assert back.tobytes() == contents + bytes(8192 - len(contents))
+        rx.pass_(back)
+        take(tx, EventKind.BUFFER_RECEIVED)
+
+
+def test_what_comes_over_shared_memory_is_kept_whole_behind_what_came_over_a_network(world_of_both):
+    """One twin, a network channel and one of this machine: `length` grows over what the latter's peer wrote."""
+    (tx, rx, buffer), (out, into) = world_of_both
+    buffer.put(b"few")
+    tx.move(buffer)
+    twin = take(rx, EventKind.MOVE_RECEIVED).buffer
+    out.move(twin)
+    near = take(into, EventKind.MOVE_RECEIVED).buffer
+    near.put(b"many" * 1000)
+    into.pass_(near)
+    twin = take(out, EventKind.BUFFER_RECEIVED).buffer
+    assert twin.tobytes()[:4000] == b"many" * 1000
+    twin.length = 10
+    twin.length = 4000
+    assert twin.tobytes() == b"many" * 1000
+
+
+@pytest.fixture
+def world_of_both():
+    """A buffer that goes on from a network channel to one with shared memory."""
+    with World("tcp") as far, World("shm") as near:
+        a, b = far.domains(2)
+        (c,) = near.domains(1)
+        tx, rx = far.channel(a, b)
+        out, into = near.channel(b, c, trust=Trust.FULL)
+        alloc = far.allocator(a, count=1, size=8192)
+        near.assign(out, into, far.assign(tx, rx, alloc.pool))
+        yield (tx, rx, alloc.alloc()), (out, into)
+
+
+def test_behind_a_further_assignment_a_buffer_comes_home_from_somebody_else(net):
+    """The pool's own allocator consents to have it brought by one that it never sent to (design section 8, rule 5)."""
+    a, b, c = net.world.domains(3)
+    came = []
+    first, second = net(a, b), net(b, c)
+    alloc = net.world.allocator(a, count=1, size=8192)
+    middle = net.world.assign(*first, alloc.pool)
+    third = net.world.assign(*second, middle)
+    source, sink = net.world.channel(
+        c, a, network=net.sides["creator"],
+        binder={"network": net.sides["binder"], "callbacks": bulk.Callbacks(pool_assigned=came.append)},
+    )  # fmt: skip
+    asking = Background(lambda: source.assign_pool(third))
+    while asking.thread.is_alive():
+        nothing_comes(sink)
+    asking.result()
+    assert [(event.pool, event.present) for event in came] == [(alloc.pool, True)]
+    buffer = alloc.alloc()
+    buffer.put(b"round")
+    first[0].move(buffer)
+    second[0].move(take(first[1], EventKind.MOVE_RECEIVED).buffer)
+    last = take(second[1], EventKind.MOVE_RECEIVED).buffer
+    last.put(b"round it went")
+    source.move(last)
+    assert take(sink, EventKind.MOVE_RECEIVED).buffer is buffer
+    assert buffer.tobytes() == b"round it went"
 
 
 def test_an_answer_comes_home_over_another_channel_of_the_same_peer(net):

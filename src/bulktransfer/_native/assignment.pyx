@@ -145,7 +145,7 @@ cdef class Assignment:
                 living = self.held_over_channels(pool.get(i))
             if bt_guarded_reclaim(table(), &self.c, i, living) > 0:  # what cannot be mapped now stays away
                 back.append(pool.get(i))
-                if pool.c.twin != NULL and pool.c.slots[i].state == BT_READ_WRITE:
+                if pool.c.slots[i].state == BT_READ_WRITE:
                     pool.grow(i, pool.c.slots[i].length)
                 if pool.reclaim and pool.c.slots[i].state == BT_READ_WRITE:
                     pool.come_home(i)

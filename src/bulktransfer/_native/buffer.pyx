@@ -22,7 +22,7 @@ from bulktransfer._native.ledger cimport (
     BT_NOT_ALLOCATED, BT_NOT_OWNED, BT_NOT_PRESENT, BT_READ_ONLY, BT_READ_ONLY_OWNED, BT_READ_WRITE, BT_SAME_DOMAIN,
     BT_STILL_CONNECTED, BT_VIEWS_LIVE, bt_drop, bt_slot,
 )
-from bulktransfer._native.slots cimport Slots
+from bulktransfer._native.slots cimport Slots, fresh_of
 from bulktransfer._native.table cimport table
 
 cdef tuple STATE = tuple(sorted(states.BufferState, key=lambda s: s.value))
@@ -146,7 +146,7 @@ cdef class Buffer:
             raise ValueError(f"length {value} of {self.called()}: it holds 0 to {self.pool.c.size} bytes")
         if s.views:
             raise explain(BT_VIEWS_LIVE, "setting the length", self, "")
-        if self.pool.c.apart:
+        if self.pool.c.apart or self.pool.c.fresh != NULL:
             self.pool.grow(self.index, value)
         s.length = value
 
@@ -181,6 +181,7 @@ cdef class Buffer:
         Raises: ValueError (too long), NotOwnedError, CopiesOutstandingError, BufferError (a view is live).
         """
         cdef Py_buffer source
+        cdef uint64_t* fresh
         PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)  # may run code of the user: before everything that is checked
         try:
             self.check_writable("put")
@@ -188,8 +189,9 @@ cdef class Buffer:
                 raise explain(BT_VIEWS_LIVE, "put", self, "")
             if <uint64_t> source.len > self.pool.c.size:
                 raise ValueError(f"put of {source.len} bytes into {self.called()}: it holds {self.pool.c.size}")
-            if self.pool.c.twin != NULL and self.pool.c.twin.cells[self.index].fresh < <uint64_t> source.len:
-                self.pool.c.twin.cells[self.index].fresh = source.len
+            fresh = fresh_of(&self.pool.c, self.index)
+            if fresh != NULL and fresh[0] < <uint64_t> source.len:
+                fresh[0] = source.len
             self.slot().length = source.len
             self.fill(<const char*> source.buf, source.len, 0)
         finally:

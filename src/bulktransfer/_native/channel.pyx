@@ -390,6 +390,7 @@ cdef class ChannelCore(WaitCore):
             "received": {ACTS[i]: self.received[i] for i in range(4)},
             "refused_here": self.refused_here,
             "refused_by_peer": self.refused_there,
+            "control_received": self.control_seen,
             "bells_rung": self.link.rings if self.link != NULL else 0,
             "bells_heard": self.bells_heard,
             "waits": self.waits,

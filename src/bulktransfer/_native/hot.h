@@ -3,7 +3,8 @@
  * Knows: the ledger, the ring and the bell, in the order that sending.pyx and receiving.pyx keep. Must not know: errors,
  * events, Python. Nothing is changed unless all of it is done: the long way then finds what stands in the way, and says
  * it. Ordinary is: memory that both sides see and that nothing guards, on one machine, an assignment that is active, two
- * domains, no copies of the buffer, no views, nothing that waits to be sent, meta data that fits into the entry.
+ * domains, no copies of the buffer, no views, nothing that waits to be sent, meta data that fits into the entry; and what
+ * is taken is of a pool into which no contents come from another machine.
  */
 #ifndef BT_HOT_H
 #define BT_HOT_H
@@ -86,7 +87,7 @@ static inline int bt_take_at_once(bt_rx *rx, const bt_table *t, bt_assignment *a
     __asm__ volatile("" ::: "memory");
     if (!BT_LIKELY(entry->kind == (uint16_t)(act + 1) && entry->slot == a->slot && entry->index < pool->count &&
                    entry->length <= pool->size && entry->meta_size <= meta_limit &&
-                   entry->meta_size <= BT_META_INLINE && bt_ordinary(a)))
+                   entry->meta_size <= BT_META_INLINE && bt_ordinary(a) && !pool->taken))
         return 0;
     bt_slot *s = &pool->slots[entry->index];
     uint8_t next = bt_plain_next(t, s, act == BT_A_MOVE ? BT_A_MOVE_RECEIVED : BT_A_BUFFER_RECEIVED);

@@ -81,6 +81,7 @@ typedef struct bt_pool {
     uint8_t *base;   /* of the mapping; NULL until there is one */
     struct bt_twin *twin; /* where memory is not shared: who moves bytes of it (twin.h) */
     uint64_t *taken; /* a bit a buffer: contents from another machine land in it (far.h); NULL: none ever did */
+    uint64_t *fresh; /* there: bytes from the start of a buffer that came with what it holds now, as in bt_cell */
 } bt_pool;
 
 enum bt_standing { BT_ABSENT = 0, BT_PENDING = 1, BT_ACTIVE = 2, BT_REMOVING = 3 };

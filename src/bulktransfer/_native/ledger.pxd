@@ -39,6 +39,7 @@ cdef extern from "ledger.h" nogil:
         uint8_t* base
         bt_twin* twin
         uint64_t* taken
+        uint64_t* fresh
     ctypedef struct bt_assignment:
         bt_pool* pool
         uint64_t* out_copies

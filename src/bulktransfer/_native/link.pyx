@@ -127,10 +127,14 @@ cdef class LinkCore:
         self.meta_size = meta_size
         self.is_far = True
 
-    def land(self, Slots pool not None, uint32_t slot, uint32_t peer, lease=None):
-        """Buffers of the pool travel to another machine and back under `slot`; see far_land. Raises: MemoryError."""
+    def land(self, Slots pool not None, uint32_t slot, uint32_t peer, bint mine, lease=None):
+        """Buffers of the pool travel to another machine and back under `slot`; see far_land. Raises: MemoryError.
+
+        mine: this side assigned the pool there. Its allocator takes back then only what it sent to that peer; behind a
+        further assignment, to which it consented, it takes what comes (design section 8, rule 5).
+        """
         if self.link != NULL:
-            far_land(self.link, pool, slot, self.number, peer, pool.c.home, lease)
+            far_land(self.link, pool, slot, self.number, peer, pool.c.home and mine, lease)
 
     def unland(self, uint32_t slot):
         """The pool under `slot` left the channel."""

@@ -23,6 +23,7 @@ cdef class ReceiveCore(SendCore):
     cdef Event take(self)
     cdef Event take_transfer(self, bt_entry* entry, uint8_t* meta, int act)
     cdef Event take_refusal(self, bt_entry* entry)
+    cdef int arrived_in_twin(self, Pool pool, bt_entry* entry, int act) except -1
     cdef int arrives_apart(self, Assignment a, uint32_t index, int act) except -1
     cdef int arrived_apart(self, Assignment a, uint32_t index, int act, int verdict, uint64_t length) except -1
     cdef Event take_value(self)

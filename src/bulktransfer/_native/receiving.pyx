@@ -126,6 +126,8 @@ cdef class ReceiveCore(SendCore):
                 pool.domain.look_at_leases(pool)
         if pool.c.apart:
             self.arrived_apart(a, entry.index, BT_A_MOVE_RECEIVED + act, verdict, entry.length)
+        if pool.c.fresh != NULL and verdict == BT_OK and act != BT_A_RELEASE:
+            self.arrived_in_twin(pool, entry, act)
         if verdict == BT_VIOLATION:
             self._violation(f"a {ACTS[act]} of buffer {entry.index} of pool {pool.name}, which it does not have")
         if verdict == BT_REFUSED:
@@ -147,6 +149,19 @@ cdef class ReceiveCore(SendCore):
         elif entry.meta_size:
             memcpy(event.short_meta, meta, entry.meta_size)
         return event
+
+    cdef int arrived_in_twin(self, Pool pool, bt_entry* entry, int act) except -1:
+        """What came is in this machine's own memory as far as its length: what lies behind it is of earlier transfers.
+
+        Where it came over a channel of this machine, it is in memory that both sides see.
+        """
+        if pool.c.twin != NULL:
+            return 0  # by value has noted it
+        if act == BT_A_PASS and self.is_far:
+            pool.grow(entry.index, pool.c.slots[entry.index].length)
+        elif not (act == BT_A_COPY and pool.c.slots[entry.index].in_ > 1):  # else it was here
+            pool.c.fresh[entry.index] = entry.length if self.is_far else pool.c.size
+        return 0
 
     cdef int arrives_apart(self, Assignment a, uint32_t index, int act) except -1:
         """Before an arrival is judged by the ledger: a verdict. Trust HALF: it may be reached; where the kernel refuses

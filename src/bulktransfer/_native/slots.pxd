@@ -3,6 +3,13 @@ from libc.stdint cimport uint32_t, uint64_t
 from bulktransfer._native.kernel cimport Mapping
 from bulktransfer._native.ledger cimport bt_pool
 
+cdef inline uint64_t* fresh_of(bt_pool* pool, uint32_t index) noexcept:
+    """How many bytes from the start came with what a buffer holds now; NULL: all of it is seen by others anyway."""
+    if pool.twin != NULL:
+        return &pool.twin.cells[index].fresh
+    return &pool.fresh[index] if pool.fresh != NULL else NULL
+
+
 cdef class Slots:
     cdef bt_pool c
     cdef void** handles

@@ -63,22 +63,32 @@ cdef class Slots:
             bt_twin_leave(self.c.twin, 0)
         free(self.c.slots)
         free(self.c.taken)
+        free(self.c.fresh)
         free(self.handles)
         free(self.free)
 
     cdef uint64_t* taken_bits(self) except NULL:
         """Bits of the buffers into which contents land from another machine."""
+        cdef uint32_t i
+        cdef uint64_t* fresh
+        cdef uint64_t* taken
         if self.c.taken == NULL:
-            self.c.taken = <uint64_t*> calloc(bt_bit_words(self.c.count), sizeof(uint64_t))
-            if self.c.taken == NULL:
+            fresh = <uint64_t*> malloc(self.c.count * sizeof(uint64_t))
+            taken = <uint64_t*> calloc(bt_bit_words(self.c.count), sizeof(uint64_t))
+            if fresh == NULL or taken == NULL:
+                free(fresh)
+                free(taken)
                 raise MemoryError("no memory to have a pool travel")
+            for i in range(self.c.count):
+                fresh[i] = self.c.size
+            self.c.fresh, self.c.taken = fresh, taken
         return self.c.taken
 
     cdef void put_free(self, uint32_t index) noexcept:
         cdef bt_slot* s = &self.c.slots[index]
         s.flags = BT_FREE
         s.length = self.c.size
-        if self.c.twin != NULL:
+        if self.c.twin != NULL or self.c.fresh != NULL:
             self.grow(index, self.c.size)
         self.free[self.free_count] = index
         self.free_count += 1
@@ -118,10 +128,13 @@ cdef class Slots:
     def set_shared(self, bint on):
         """Whether the other domains of its channels see the same memory, or have twins. Raises: MemoryError."""
         cdef bt_twin* twin = NULL
+        cdef uint32_t i
         if not on and self.c.twin == NULL:
             twin = bt_twin_new(registry(), self.c.count, self.c.size)
             if twin == NULL:
                 raise MemoryError(f"no memory to keep the twin of pool {self.name}")
+            for i in range(self.c.count if self.c.fresh != NULL else 0):
+                twin.cells[i].fresh = self.c.fresh[i]
             self.c.twin = twin
             if self.mapping is not None:
                 self.mapping.belong(twin)
@@ -129,16 +142,18 @@ cdef class Slots:
             if self.mapping is not None:
                 self.mapping.belong(NULL)
             twin, self.c.twin = self.c.twin, NULL
+            for i in range(self.c.count if self.c.fresh != NULL else 0):
+                self.c.fresh[i] = twin.cells[i].fresh
             bt_twin_leave(twin, 0)
         self.c.shared = on
         self.c.apart = self.c.guarded or not on
 
     cdef void grow(self, uint32_t index, uint64_t length) noexcept:
         """The length grows: what did not come with the contents is zeroed (rule 11)."""
-        cdef bt_twin* twin = self.c.twin
-        if twin != NULL and length > twin.cells[index].fresh:
-            memset(self.c.base + index * self.c.size + twin.cells[index].fresh, 0, length - twin.cells[index].fresh)
-            twin.cells[index].fresh = length
+        cdef uint64_t* fresh = fresh_of(&self.c, index)
+        if fresh != NULL and length > fresh[0]:
+            memset(self.c.base + index * self.c.size + fresh[0], 0, length - fresh[0])
+            fresh[0] = length
 
     @property
     def guarded(self):

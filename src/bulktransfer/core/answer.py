@@ -37,7 +37,7 @@ from ..messages import (
     Withdraw,
 )
 from ..states import EventKind, Role, Trust
-from . import ending, far, leases, memory, twin
+from . import ending, far, identity, leases, memory, twin
 from .deferral import Answer
 from .limits import POOLS_MAX
 from .requests import Request, RequestBook
@@ -108,7 +108,7 @@ class Answering(RequestBook):
                 raise PoolAlreadyAssignedError(f"pool {name} is on the channel already")
             if not channel.is_far and pool.trust not in (Trust.UNINITIALIZED, channel.trust):
                 raise TrustMismatchError(f"pool {name} has trust {pool.trust.name} at the other side")
-            stranger = not twin.shares_memory(channel.trust) and twin.needs_consent(pool, channel)
+            stranger = not twin.shares_memory(channel.trust) and identity.needs_consent(pool, channel)
             if stranger and channel.callbacks.pool_assigned is None:
                 raise PoolVetoError(f"pool {name} is at the other side through somebody else: that takes its consent")
         elif domain.foreign_bytes + message.buffer_count * message.buffer_size > limits.total_bytes:

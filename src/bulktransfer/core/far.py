@@ -1,7 +1,7 @@
 """Pools on channels to other machines: each side has memory of its own for them, its twin (design rule 7).
 
-Knows: how a twin is made, whose consent a second assignment needs, and that memory stays until the last byte of what
-was sent has left. Must not know: how contents travel, or what is said about pools.
+Knows: how a twin is made, and that memory stays until the last byte of what was sent has left. Must not know: how
+contents travel, or what is said about pools.
 """
 
 from __future__ import annotations
@@ -42,20 +42,6 @@ def check_trust(pool: Pool, trust: Trust) -> None:
         raise ConstraintError(f"pool {pool.name} is on a network channel, which writes where HALF forbids it")
 
 
-def needs_consent(pool: Pool, channel: Any) -> bool:
-    """Whether a pool that is here came from somebody else than the peer of `channel`, who now assigns it (rule 4).
-
-    The id of a domain is known to those that it has spoken to, so the host counts, too.
-    """
-    others = [pool.domain.channel(number) for number in pool.channels]
-    return whereabouts(channel) not in [whereabouts(other) for other in others if other is not None]
-
-
-def whereabouts(channel: Any) -> tuple[bytes, str]:
-    """Which domain of which host a network channel leads to, as far as is known."""
-    return channel.peer_domain, channel.peer.host.rpartition(":")[0]
-
-
 def land(channel: Any, assignment: Assignment) -> None:
     """Buffers of the pool may come and go. Raises: OSError (no descriptors), MemoryError.
 
@@ -63,7 +49,7 @@ def land(channel: Any, assignment: Assignment) -> None:
     more, so that "over the network a slot is free once its last byte has left".
     """
     read_end, write_end = (kernel.Descriptor(fd) for fd in os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
-    channel.land(assignment.pool, assignment.slot, assignment.peer, write_end)
+    channel.land(assignment.pool, assignment.slot, assignment.peer, assignment.mine, write_end)
     assignment.lease = read_end
 
 

@@ -52,6 +52,7 @@ from .callbacks import Callbacks
 from .deferral import Answer
 from .descriptor import Descriptors
 from .domain import Domain
+from .identity import Identity, identify
 from .interrupts import INTERRUPTS
 from .knock import Knock
 from .limits import Constraints, Limits
@@ -91,7 +92,7 @@ class ChannelPlane(Descriptors):
         self.limits = limits if limits is not None else Limits()
         self.user_state = user_state
         self.peer = NOBODY
-        self.peer_domain = b""
+        self.peer_identity: Identity | None = None
         self.direction = Direction.TX
         self.role = Role.GENERIC
         self.trust = Trust.UNINITIALIZED
@@ -240,7 +241,7 @@ class ChannelPlane(Descriptors):
         """Take over socket and outboxes."""
         harden.warn_if_open(self.trust, part.peer)
         self.peer = part.peer
-        self.peer_domain = part.peer_domain
+        self.peer_identity = identify(part.peer, part.peer_domain)
         self.same_domain = part.same_domain
         self.yields = len(os.sched_getaffinity(0)) == 1
         stages = twin.stages(self.is_source, part)

@@ -20,7 +20,7 @@ from ..errors import (
 )
 from ..messages import Withdraw
 from ..states import Role
-from . import far, guard, twin
+from . import far, guard, identity, twin
 from .deferral import Answer
 
 
@@ -39,7 +39,20 @@ class Request:
         self.accepted = False  # the peer said that the pool is mapped
         self.error: BulkError | OSError | None = None
         self.abandoned = False  # nobody waits for it any more
+        self.deadline: Any = None  # a channel.Deadline, where a continuation waits for the outcome
         self.follows: Assignment | None = None  # the peer's crossing request, whose outcome this one shares
+
+    def settle(self, error: BulkError | OSError | None) -> None:
+        """It is known what became of it."""
+        self.finished = True
+        self.error = error
+        self.drop_deadline()
+
+    def drop_deadline(self) -> None:
+        """Nobody waits for it any more."""
+        if self.deadline is not None:
+            self.deadline.cancel()
+            self.deadline = None
 
 
 class RequestBook:
@@ -95,8 +108,7 @@ class RequestBook:
     def finish(self, request: Request, error: BulkError | OSError | None) -> None:
         """A request is answered; its continuation runs with the next dispatch or receive."""
         self.requests.pop(request.number, None)
-        request.finished = True
-        request.error = error
+        request.settle(error)
         self.channel.kick_all()
         kept = request.follows is not None or request.number in self.withdrawn
         if error is not None and request.operation == "assign" and not kept:
@@ -126,7 +138,8 @@ class RequestBook:
             assignment.set_far()
         others = [self.channel.domain.channel(number) for number in pool.channels]
         for other in others:
-            theirs = other.assigning.find(pool) if other is not None and twin.same_peer(other, self.channel) else None
+            same = other is not None and identity.same_peer(other, self.channel)
+            theirs = other.assigning.find(pool) if same else None
             if theirs is not None:  # what left over one of them may come back over the other (design section 8, rule 5)
                 assignment.share_peer(theirs)
                 break
@@ -204,8 +217,7 @@ class RequestBook:
         self.withdrawn.clear()
         for request in list(self.requests.values()):
             self.requests.pop(request.number, None)
-            request.finished = True
-            request.error = error
+            request.settle(error)
             if request.done is not None:
                 self.channel.expect_now(
                     request.done, Outcome(request.operation, self.channel, error, None, request.assignment.pool)
