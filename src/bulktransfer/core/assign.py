@@ -140,6 +140,7 @@ class Assigning(Answering):
         """The user no longer waits (rule 13): an acceptance that crosses is undone, a retry is legal."""
         if request.finished:
             return
+        request.drop_deadline()
         if request.operation == "remove":  # the peer may have let go already: its answer decides, also for a retry
             request.finished = request.abandoned = True
             request.done = None

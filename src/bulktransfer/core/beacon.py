@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from .._native import kernel
-from .domain import Domain
+from .domain import Alarm, Domain
 
 
 class Beacon:
@@ -58,15 +58,24 @@ class Beacon:
             for fd in self._watched:
                 kernel.poller_drop(self._poller.fileno(), fd)
 
-    def call_at(self, when_ns: int, handler: Callable[[], None]) -> None:
+    def call_at(self, when_ns: int, handler: Callable[[], None]) -> Alarm:
         """As Domain.call_at, and the owner's descriptor is readable from then on, until it is settled."""
-        self.domain.call_at(when_ns, handler)
+        alarm = self.domain.call_at(when_ns, handler)
         heapq.heappush(self._due, when_ns)
         self.settle()
+        return alarm
 
-    def call_after(self, timeout: float, handler: Callable[[], None]) -> None:
+    def call_after(self, timeout: float, handler: Callable[[], None]) -> Alarm:
         """The same in `timeout` seconds; what is more than years is years."""
-        self.call_at(time.monotonic_ns() + int(min(timeout if timeout > 0 else 0.0, 1e9) * 1e9), handler)
+        return self.call_at(time.monotonic_ns() + int(min(timeout if timeout > 0 else 0.0, 1e9) * 1e9), handler)
+
+    def cancel(self, alarm: Alarm) -> None:
+        """What call_at promised is off, also for the owner's descriptor."""
+        alarm.cancel()
+        if alarm.when_ns in self._due:
+            self._due.remove(alarm.when_ns)
+            heapq.heapify(self._due)
+            self.settle()
 
     def settle(self) -> None:
         """The domain served what was due: wait for the next deadline."""

@@ -33,6 +33,7 @@ from ..messages import (
 from ..states import ChannelAct, ChannelState, EventKind
 from . import ending
 from .deferral import Answer
+from .domain import Alarm
 from .plane import ChannelPlane, Done
 from .requests import Request
 
@@ -120,9 +121,7 @@ class Channel(ChannelPlane):
         """Wait for the answer to a request, or leave it to its continuation."""
         if request.done is not None:
             if timeout is not None:
-                deadline = Deadline(self, request, timeout)
-                request.deadline = deadline  # type: ignore[attr-defined]
-                self.beacon.call_after(timeout, deadline.expire)
+                request.deadline = Deadline(self, request, timeout)
             return
         try:
             answered = self.wait_for(lambda: request.finished, timeout)
@@ -201,7 +200,7 @@ class Channel(ChannelPlane):
         self.farewell = farewell
         if done is not None:
             if timeout is not None:
-                self.beacon.call_after(timeout, farewell.expire)
+                farewell.set_deadline(timeout)
             return
         if not self.wait_for(lambda: self.ended is not None, timeout):
             farewell.expire()
@@ -300,6 +299,11 @@ class Deadline:
         self.channel = channel
         self.request = request
         self.timeout = timeout
+        self.alarm = channel.beacon.call_after(timeout, self.expire)
+
+    def cancel(self) -> None:
+        """The outcome is there."""
+        self.channel.beacon.cancel(self.alarm)
 
     def expire(self) -> None:
         """The time is over."""
@@ -319,6 +323,11 @@ class Farewell:
     def __init__(self, channel: Channel, done: Done | None) -> None:
         self.channel = channel
         self.done = done
+        self.alarm: Alarm | None = None
+
+    def set_deadline(self, timeout: float) -> None:
+        """The peer has so many seconds to answer."""
+        self.alarm = self.channel.beacon.call_after(timeout, self.expire)
 
     def expire(self) -> None:
         """The peer did not answer in time: it counts as dead."""
@@ -329,6 +338,9 @@ class Farewell:
 
     def ended(self, error: BulkError | None) -> None:
         """The channel ended: tell the continuation."""
+        if self.alarm is not None:
+            self.channel.beacon.cancel(self.alarm)
+            self.alarm = None
         if self.done is not None:
             self.channel.expect_now(self.done, Outcome("destroy", self.channel, error))
             self.done = None

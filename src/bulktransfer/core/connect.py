@@ -23,7 +23,7 @@ from . import ending
 from .arguments import check_kind, check_meta_size, check_optional, check_trust
 from .callbacks import Callbacks
 from .channel import Channel
-from .domain import Domain, chosen_domain
+from .domain import Alarm, Domain, chosen_domain
 from .knock import Knock
 from .limits import Constraints, Limits
 from .network import Network, options_for
@@ -171,6 +171,7 @@ class Binder:
         self.count = count
         self.done: Done | None = None
         self.timeout: float | None = None
+        self.alarm: Alarm | None = None
         self.domain = chosen_domain(domain)
 
         def new() -> Channel:
@@ -215,7 +216,7 @@ class Binder:
                 if knock.finished:
                     self.on_finish()
                 elif timeout is not None:
-                    channel.beacon.call_after(timeout, self.expire)
+                    self.alarm = channel.beacon.call_after(timeout, self.expire)
                 return
             if not channel.wait_for(lambda: knock.finished, timeout):
                 knock.finish(self.too_late(timeout))
@@ -241,6 +242,9 @@ class Binder:
         if self.done is None:
             return
         done, self.done = self.done, None
+        if self.alarm is not None:
+            self.channel.beacon.cancel(self.alarm)
+            self.alarm = None
         error = self.knock.error
         made = self.channel if self.count is not None else tuple(self.channels)
         self.channel.expect_now(done, Outcome("bind", made, error))

@@ -29,6 +29,24 @@ from ..errors import ForkedError, LimitError
 _current: contextvars.ContextVar[Domain] = contextvars.ContextVar("bulktransfer_domain")
 _domains: weakref.WeakSet[Domain] = weakref.WeakSet()
 _tickets = itertools.count(1)
+_Entry = tuple[int, int, "weakref.WeakMethod[Callable[[], None]]"]  # the time, a number for each, whom to call
+
+
+class Alarm:
+    """Somebody is to be called when a time is past, unless it is cancelled before."""
+
+    def __init__(self, domain: Domain, entry: _Entry) -> None:
+        self._domain = domain
+        self._entry = entry
+
+    @property
+    def when_ns(self) -> int:
+        """The time, of the monotonic clock."""
+        return self._entry[0]
+
+    def cancel(self) -> None:
+        """Nobody is called, and nobody wakes up for it; nothing happens where that is past."""
+        self._domain.forget_alarm(self._entry)
 
 
 class Domain:
@@ -53,7 +71,7 @@ class Domain:
         self._serving = threading.RLock()
         self._server: int | None = None
         self._aside: set[int] = set()
-        self._deadlines: list[tuple[int, int, weakref.WeakMethod[Callable[[], None]]]] = []
+        self._deadlines: list[_Entry] = []
         self._tokens: list[contextvars.Token[Domain]] = []
         _domains.add(self)
 
@@ -134,15 +152,30 @@ class Domain:
         if self._sources.pop(fd, None) is not None and self._generation == kernel.fork_generation():
             kernel.poller_drop(self._poller.fileno(), fd)
 
-    def call_at(self, when_ns: int, handler: Callable[[], None]) -> None:
+    def call_at(self, when_ns: int, handler: Callable[[], None]) -> Alarm:
         """Call `handler` (a bound method, held weakly) from a waiting or serving thread once the time is past."""
-        heapq.heappush(self._deadlines, (when_ns, next(_tickets), weakref.WeakMethod(handler)))
-        self.waiters.deadline_ns = self._deadlines[0][0]
+        entry = (when_ns, next(_tickets), weakref.WeakMethod(handler))
+        heapq.heappush(self._deadlines, entry)
+        self._set_deadline()
         self.kick()
+        return Alarm(self, entry)
 
-    def call_after(self, timeout: float, handler: Callable[[], None]) -> None:
+    def call_after(self, timeout: float, handler: Callable[[], None]) -> Alarm:
         """The same in `timeout` seconds; what is more than years is years."""
-        self.call_at(time.monotonic_ns() + int(min(timeout if timeout > 0 else 0.0, 1e9) * 1e9), handler)
+        return self.call_at(time.monotonic_ns() + int(min(timeout if timeout > 0 else 0.0, 1e9) * 1e9), handler)
+
+    def forget_alarm(self, entry: _Entry) -> None:
+        """Take back what call_at promised; see Alarm. Each step holds the GIL, and mends what others do in between."""
+        try:
+            self._deadlines.remove(entry)
+        except ValueError:
+            return
+        heapq.heapify(self._deadlines)
+        self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        first = self._deadlines[:1]
+        self.waiters.deadline_ns = first[0][0] if first else 0
 
     def kick(self) -> None:
         """Have the waiting threads look around once more."""
@@ -227,10 +260,10 @@ class Domain:
     def _expire(self) -> None:
         now = time.monotonic_ns()
         while self._deadlines and self._deadlines[0][0] <= now:
-            handler = heapq.heappop(self._deadlines)[2]()
+            handler = heapq.heappop(self._deadlines)[2]()  # at least as early as the one that was looked at
             if handler is not None:
                 handler()
-        self.waiters.deadline_ns = self._deadlines[0][0] if self._deadlines else 0
+        self._set_deadline()
 
     def wait_for(self, predicate: Callable[[], bool], timeout: float | None) -> bool:
         """Serve the domain until predicate() is true; False if `timeout` seconds were not enough.

@@ -26,7 +26,7 @@ from ..errors import (
 )
 from ..messages import PROTOCOL_VERSION, Confirm, Hello, Message, Refusal, Terms, Welcome
 from .beacon import Beacon
-from .domain import Domain
+from .domain import Alarm, Domain
 from .limits import Limits
 from .line import Ends, line_of
 
@@ -66,12 +66,20 @@ class Candidate:
         self.hello: Hello | None = None
         self.judged = False  # a callback may be at it
         self.offers: Sequence[tuple[Any, Terms]] | None = None
+        self.alarm: Alarm | None = None
         self.set_deadline()
 
     def set_deadline(self) -> None:
         """Its time runs from now on."""
+        self.forget_deadline()
         self.deadline_ns = time.monotonic_ns() + int(self.reception.limits.handshake_s * 1e9)
-        self.reception.beacon.call_at(self.deadline_ns, self.reception.on_deadline)
+        self.alarm = self.reception.beacon.call_at(self.deadline_ns, self.reception.on_deadline)
+
+    def forget_deadline(self) -> None:
+        """It has all the time that there is, or is gone."""
+        if self.alarm is not None:
+            self.reception.beacon.cancel(self.alarm)
+            self.alarm = None
 
     def on_readable(self) -> None:
         """Read what it says, as far as it goes."""
@@ -248,6 +256,7 @@ class Reception:
 
     def release(self, candidate: Candidate) -> None:
         """Forget it; its socket may live on in a channel."""
+        candidate.forget_deadline()
         if candidate in self.candidates:
             self.candidates.remove(candidate)
         if not candidate.line.closed:
