@@ -70,6 +70,12 @@ def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -
         _watch(config, LONGEST_S)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is there now stays: to look for garbage after each test is quick without it."""
+    gc.collect()
+    gc.freeze()
+
+
 def _seconds(item: pytest.Item) -> float:
     marker = item.get_closest_marker("watchdog")
     return float(marker.args[0]) if marker else WATCHDOG_S

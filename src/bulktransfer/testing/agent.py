@@ -5,11 +5,8 @@ Knows: the pipe, and how errors travel. Must not know: what is ordered.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import pickle
 import signal
-import sys
 import traceback
 import warnings
 from multiprocessing.connection import Connection
@@ -19,7 +16,6 @@ import bulktransfer as bulk
 
 from .places import Failed, Here
 
-_PR_SET_PDEATHSIG = 1
 _IDLE_S = 300  # how long the process lives without an order
 
 
@@ -57,15 +53,8 @@ def _that_travels(error: Exception) -> Exception:
     return error
 
 
-def main(argv: list[str]) -> None:
-    """The other process. Raises: whatever ends it."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(argv[2]):
-        return
+def serve(fd: int) -> None:
+    """Be the other process, of which `fd` is a socket. Raises: whatever ends it."""
     warnings.simplefilter("ignore", bulk.SecurityWarning)  # both processes are a test's, and know it
-    with Connection(int(argv[1])) as pipe:
+    with Connection(fd) as pipe:
         _serve(pipe)
-
-
-if __name__ == "__main__":
-    main(sys.argv)

@@ -179,6 +179,9 @@ def stage(subject: Subject, trust: bulk.Trust, mode: Mode, pin: str = "any") -> 
             for buffer in range(BUFFERS):
                 made.transfer("pass", buffer)
         yield made
+        for seat in made.seats:  # both at once: a process at a network channel waits a while for its peer to hang up
+            with contextlib.suppress(Gone):
+                seat.call("end")
 
 
 class CannotPin(Exception):

@@ -6,21 +6,19 @@ Knows: how orders reach a party, and what becomes of answers, errors and deaths.
         a, b = here.party(), there.party()
         address = a.call("create", 0, True, "FULL")
 
-A process of its own ends with the thread that started it.
+A process of its own ends with this one at the latest.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, Protocol
 
+from . import nursery
 from .party import PATIENCE_S, Party
 from .subject import Subject
 
@@ -149,11 +147,7 @@ class There:
     def __init__(self, subject: Subject) -> None:
         here, there = socket.socketpair()
         with there:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "bulktransfer.testing.agent", str(there.fileno()), str(os.getpid())],
-                pass_fds=(there.fileno(),),
-                stdin=subprocess.DEVNULL,
-            )
+            self.process = nursery.Offspring(nursery.ready(), there.fileno())
         self.pipe: Connection[Any, Any] = Connection(here.detach())
         self._parties = 0
         self._say("prepare", subject)
@@ -203,7 +197,7 @@ class There:
         self.pipe.close()
         try:
             self.process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
+        except TimeoutError:
             self.kill()
 
     def __enter__(self) -> There:

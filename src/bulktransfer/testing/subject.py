@@ -35,6 +35,12 @@ class Subject:
         """The part before the colon."""
         return self.address.partition(":")[0]
 
+    @property
+    def is_far(self) -> bool:
+        """Whether its channels go over a network, so that what was sent is not there at once. Raises: ValueError."""
+        self.prepare()
+        return bool(getattr(bulk.backends.backend_for(self.address), "takes_network", False))
+
     def prepare(self) -> None:
         """Import what it needs. Raises: ImportError."""
         for module in self.imports:

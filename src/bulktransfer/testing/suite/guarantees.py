@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .. import guarantees
+from .. import guarantees, nursery
 from .world import Case, Suite
 
 
@@ -16,6 +16,7 @@ class Guarantees(Suite):
         if "pin" not in metafunc.fixturenames:
             super().pytest_generate_tests(metafunc)
             return
+        nursery.ready()
         ways = [
             (c, pin) for c in self.cases() for pin in ("same", "split") if pin == "split" or c.mode.source_is_master
         ]

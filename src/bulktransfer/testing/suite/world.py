@@ -16,6 +16,7 @@ import pytest
 import bulktransfer as bulk
 from bulktransfer import ChannelState, Direction, EventKind, Role
 
+from .. import nursery
 from ..party import PATIENCE_S
 from ..subject import MODES, Mode, Subject, memory_is_shared
 
@@ -34,6 +35,11 @@ class Case(NamedTuple):
         """Whether both sides see the same memory."""
         return memory_is_shared(self.trust)
 
+    @property
+    def far(self) -> bool:
+        """Whether the ends may be on two machines: nobody knows that both are in one domain, and nothing is at once."""
+        return self.subject.is_far
+
     def __str__(self) -> str:
         return f"{self.trust.name}-{self.mode.name}"
 
@@ -45,6 +51,7 @@ class Suite:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Every trust level that the backend offers, in both role modes."""
+        nursery.ready()  # while tests are collected: no test seems to have left it behind
         if "case" in metafunc.fixturenames:
             metafunc.parametrize("case", self.cases(), ids=str)
 
@@ -92,6 +99,11 @@ class Background:
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is wanted
             self._failed.append(error)
 
+    @property
+    def running(self) -> bool:
+        """Whether it has neither returned nor raised yet."""
+        return self._thread.is_alive()
+
     def check(self) -> None:
         """Raise what it has raised by now."""
         if self._failed:
@@ -117,6 +129,10 @@ class World:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End everything; idempotent."""
         for thing in reversed(self.made):
             thing.close()
         self.made.clear()
@@ -174,6 +190,22 @@ class World:
         event, _ = together(lambda: take(other, EventKind.POOL_ASSIGNED), lambda: asker.assign_pool(pool))
         found: bulk.Pool = event.pool
         return found
+
+    def consenting(
+        self, source: bulk.Domain, sink: bulk.Domain, pool: bulk.Pool, *, by_source: bool = True
+    ) -> tuple[tuple[bulk.Channel, bulk.Channel], bulk.Event]:
+        """A channel whose sink has the pool already, and consents to get it by this way, too: the event of that."""
+        seen: list[bulk.Event] = []
+        callbacks = bulk.Callbacks(pool_assigned=seen.append)
+        options = {"binder": {"callbacks": callbacks}} if by_source else {"callbacks": callbacks}
+        tx, rx = self.channel(source, sink, by_source=by_source, **options)
+        asking = Background(lambda: tx.assign_pool(pool, timeout=PATIENCE_S))
+        while asking.running:
+            with pytest.raises(TimeoutError):
+                rx.receive(0.01)
+        asking.result()
+        (event,) = seen
+        return (tx, rx), event
 
     def line(self, *, count: int = BUFFERS, reclaim: bool = False, **options: Any) -> Line:
         """A source and a sink, as the case's mode has them; the source owns every buffer."""
@@ -233,6 +265,19 @@ def take(channel: bulk.Channel, kind: EventKind) -> Any:
     event = channel.receive(PATIENCE_S)
     assert event.kind is kind, f"{event} came where {kind} was due"
     return event
+
+
+def until_told(channel: bulk.Channel, done: list[bulk.Outcome]) -> None:
+    """Until a continuation has run, with nothing else to be received."""
+    end = time.monotonic() + PATIENCE_S
+    while not done and time.monotonic() < end:
+        with pytest.raises(TimeoutError):
+            channel.receive(0.01)
+
+
+def all_back(alloc: bulk.Allocator) -> bool:
+    """Whether nobody else may have a buffer any more; over a network that is so once its last byte has left."""
+    return alloc.detached == 0 or alloc.pool.domain.wait_for(lambda: alloc.detached == 0, PATIENCE_S)
 
 
 def come_back(sender: bulk.Channel, other: bulk.Channel) -> Any:
