@@ -8,7 +8,7 @@ import bulktransfer as bulk
 
 from ..guarantees import pattern
 from ..party import PATIENCE_S
-from .world import META_BYTES, Line, Suite, take, unchanged
+from .world import META_BYTES, Line, Suite, take, unchanged, until_told
 
 
 class Batches(Suite):
@@ -59,6 +59,7 @@ class Batches(Suite):
             take(line.rx, bulk.EventKind.MOVE_RECEIVED)
         line.rx.pass_(line.far[0])
         take(line.tx, bulk.EventKind.BUFFER_RECEIVED)
+        until_told(line.tx, done)
         assert [(o.operation, o.error) for o in done] == [("move", None)]
 
     def test_receive_many_takes_what_is_there(self, line: Line) -> None:

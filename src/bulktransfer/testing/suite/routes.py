@@ -11,7 +11,8 @@ import bulktransfer as bulk
 from bulktransfer import EventKind
 
 from ..guarantees import pattern
-from .world import BUFFER_BYTES, Suite, World, come_back, take, unchanged
+from ..party import PATIENCE_S
+from .world import BUFFER_BYTES, Background, Suite, World, come_back, take, unchanged
 
 
 class Net:
@@ -25,9 +26,15 @@ class Net:
         self.ends: dict[tuple[int, int], tuple[bulk.Channel, bulk.Channel]] = {}
         by_source = world.case.mode.source_is_master
         for source, sink in ways:
-            tx, rx = world.channel(self.domains[source], self.domains[sink], by_source=by_source)
-            self.ends[source, sink] = tx, rx
-            self.pools[sink] = world.assign(tx, rx, self.pools[source])
+            known = self.pools.get(sink)
+            ends = self.domains[source], self.domains[sink]
+            if known is None:
+                self.ends[source, sink] = tx, rx = world.channel(*ends, by_source=by_source)
+                self.pools[sink] = world.assign(tx, rx, self.pools[source])
+            else:
+                self.ends[source, sink], event = world.consenting(*ends, self.pools[source], by_source=by_source)
+                assert event.pool is known
+                assert event.present
         self.alloc.alloc_many(count)
 
     def send(self, act: str, source: int, sink: int, index: int = 0) -> Any:
@@ -50,6 +57,20 @@ class Net:
 
 class Routes(Suite):
     """One buffer, several domains."""
+
+    def test_a_pool_that_is_here_through_somebody_else_takes_consent_where_memory_is_apart(self, world: World) -> None:
+        net = Net(world, (0, 1), (0, 2), (1, 3))
+        tx, rx = world.channel(net.domains[2], net.domains[3])
+        if world.case.shared:
+            assert world.assign(tx, rx, net.pools[2]) is net.pools[3]
+            return
+        asking = Background(lambda: tx.assign_pool(net.pools[2], timeout=PATIENCE_S))
+        while asking.running:
+            with pytest.raises(TimeoutError):
+                rx.receive(0.01)
+        with pytest.raises(bulk.PoolVetoError, match="consent"):
+            asking.result()
+        assert (tx.pools, rx.pools) == ((), ())
 
     def test_a_move_goes_down_a_chain_and_a_pass_comes_back_up(self, world: World) -> None:
         net = Net(world, (0, 1), (1, 2))

@@ -10,7 +10,7 @@ import bulktransfer as bulk
 from bulktransfer import EventKind
 
 from ..party import PATIENCE_S
-from .world import Background, Line, Suite, World, come_back, take
+from .world import Background, Line, Suite, World, come_back, take, until_told
 
 
 class Waiting(Suite):
@@ -23,6 +23,7 @@ class Waiting(Suite):
         take(line.rx, EventKind.MOVE_RECEIVED)
         line.rx.pass_(line.far[0])
         take(line.tx, EventKind.BUFFER_RECEIVED)
+        until_told(line.tx, done)
         (outcome,) = done
         assert (outcome.operation, outcome.error, outcome.channel) == ("move", None, line.tx)
         assert outcome.buffer is line.near[0]
