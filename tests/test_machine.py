@@ -12,14 +12,14 @@ from bulktransfer import states
 from bulktransfer._native import kernel
 from bulktransfer.spec import mistakes
 from bulktransfer.spec import model as m
-from bulktransfer.testing import Subject
+from bulktransfer.testing import Subject, nursery
 from bulktransfer.testing.machine import PLANS, main, run
 from bulktransfer.testing.sidebyside import Discrepancy, SideBySide
 
+nursery.ready()  # while tests are collected, so that no test seems to have left it behind
+
 LOCAL, SHM = Subject("local:", processes=False), Subject("shm:")
-# By value (NONE) the library and the specification still differ where channels end and pools come again.
-COMPARED = [trust for trust in SHM.trusts if trust is not bulk.Trust.NONE]
-LEVELS = [(subject, trust) for subject in (LOCAL, SHM) for trust in COMPARED]
+LEVELS = [(subject, trust) for subject in (LOCAL, SHM, Subject("fullcopy:")) for trust in subject.trusts]
 IDS = [f"{subject.scheme}-{trust.name}" for subject, trust in LEVELS]
 
 
@@ -39,10 +39,10 @@ def test_within_one_domain_too(subject: Subject, trust: bulk.Trust) -> None:
 
 @pytest.mark.watchdog(180)
 @pytest.mark.parametrize("plan", ["pair", "chain", "diamond"])
-@pytest.mark.parametrize("trust", COMPARED, ids=str)
-def test_processes_that_die_do_the_same(trust: bulk.Trust, plan: str) -> None:
-    counted = run(SHM, trust, PLANS[plan], examples=2, steps=40, processes=True)
-    assert counted["systems"] >= 2
+@pytest.mark.parametrize(("subject", "trust"), [at for at in LEVELS if at[0].processes], ids=IDS[len(LOCAL.trusts) :])
+def test_processes_that_die_do_the_same(subject: Subject, trust: bulk.Trust, plan: str) -> None:
+    counted = run(subject, trust, PLANS[plan], examples=3, steps=40, processes=True)
+    assert counted["systems"] >= 3
 
 
 # -- the comparison itself -----------------------------------------------------------------------------------------

@@ -332,6 +332,39 @@ def test_where_memory_is_apart_a_slot_is_free_at_once() -> None:
 # -- the library's words are the specification's -------------------------------------------------------------------
 
 
+def test_what_came_home_as_a_copy_is_taken_back_once_its_channel_ended_here() -> None:
+    """A domain knows of its own ends only: it does not wait for the peer to hear of them."""
+    state = connected((0, 1), (1, 0), rules=APART)
+    state = m.run_to_rest(done(m.move(state, 0, 0, 0)))
+    state = m.run_to_rest(done(m.copy(state, 1, 1, 0)))
+    assert states(state) == ["READ_ONLY", "READ_ONLY_OWNED"]
+    state = done(m.close(state, 0, m.SOURCE))
+    assert done(m.reclaim(state, 0, m.SOURCE, 0)) == state  # it is here as a copy, over a channel that lives
+    state = done(m.close(state, 1, m.SINK))
+    assert state.channels[1].stages[m.SOURCE] == "CONNECTED"
+    state = done(m.reclaim(state, 0, m.SOURCE, 0))
+    assert states(state) == ["READ_WRITE", "READ_ONLY_OWNED"]
+    assert state.views[0][0].data == 0  # what could be read is unchanged
+
+
+def test_where_memory_is_apart_the_allocator_takes_back_from_the_peer_that_it_sent_to() -> None:
+    state = connected((0, 1), (0, 1), (0, 2), rules=APART)
+    state = m.run_to_rest(done(m.move(state, 0, 0, 0)))
+    state = done(m.pass_(state, 1, 1, 0))
+    assert m.judge(state, 1, m.SOURCE) == m.ACCEPTED  # the same peer, by another channel
+    forged = m.State(*state)._replace(queues=(state.queues[0], ((), ()), (state.queues[1][m.SOURCE], ())))
+    assert m.judge(forged, 2, m.SOURCE) == m.REFUSED
+
+
+@pytest.mark.parametrize(("before", "stage"), [(m.close, "ENDED"), (m.destroy, "ENDED"), (None, "BROKEN")])
+def test_who_ended_a_channel_in_order_and_died_has_ended_it_in_order(before, stage) -> None:
+    state = connected((0, 1))
+    if before is not None:
+        state = done(before(state, 0, m.SINK))
+    state = m.run_to_rest(done(m.die(state, 1)))
+    assert state.channels[0].stages[m.SOURCE] == stage
+
+
 def counts_match(when: When, out: int, held: int) -> bool:
     return {
         When.ALWAYS: True,

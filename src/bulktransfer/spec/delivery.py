@@ -21,9 +21,11 @@ from .state import (
     DETACHED,
     END,
     ENDED,
+    GONE,
     LEASE,
     MOVE,
     MOVE_REFUSED,
+    NOBODY,
     PASS,
     PENDING,
     RELEASE,
@@ -91,11 +93,17 @@ def _twins_parted(state: State, buffer: int) -> bool:
 
 
 def _not_its_to_return(state: State, channel: int, side: int, buffer: int) -> bool:
-    """Where memory is not shared, the allocator takes a buffer back from the peer that it sent it to (section 8.5)."""
+    """Where memory is not shared, the allocator takes a buffer back from the peer that it sent it to (section 8.5).
+
+    The peer is a domain: what left over one channel to it may come back over another one.
+    """
     pool = state.pool_of(buffer)
-    domain = state.channels[channel].domains[side]
+    domain, peer = state.channels[channel].domains[side], state.channels[channel].domains[1 - side]
     home = state.pools[pool].home == domain and state.standings[channel][pool].by == side
-    return not state.rules.shared and home and state.views[domain][buffer].via != channel
+    if state.rules.shared or not home:
+        return False
+    via = state.views[domain][buffer].via
+    return via == NOBODY or set(state.channels[via].domains) != {domain, peer}
 
 
 def deliver(state: State, channel: int, side: int, veto: bool = False) -> State:
@@ -111,7 +119,7 @@ def deliver(state: State, channel: int, side: int, veto: bool = False) -> State:
     if message.kind in TRANSFERS:
         return _transfer(state, channel, side, message, verdict)
     if message.kind == END:
-        return _end(state, channel, side)
+        return _end(state, channel, side, message)
     if message.kind in (REMOVE, REMOVE_YES, REMOVE_NO):
         return _removal(state, channel, side, message, veto)
     return _assignment(state, channel, side, message, veto)
@@ -140,11 +148,13 @@ def _transfer(state: State, channel: int, side: int, message: Message, verdict: 
     return with_view(state, domain, buffer, after)
 
 
-def _end(state: State, channel: int, side: int) -> State:
-    """The other side ended the channel, or is gone; everything that it sent before was taken (rules 15, 17)."""
-    it = state.channels[channel]
-    mine = it.stages[side]
-    if not state.alive[it.domains[1 - side]]:
+def _end(state: State, channel: int, side: int, message: Message) -> State:
+    """The other side ended the channel, or is gone; everything that it sent before was taken (rules 15, 17).
+
+    Whoever ended the channel in order and died afterwards has ended it in order.
+    """
+    mine = state.channels[channel].stages[side]
+    if message.data == GONE:
         return end_side(state, channel, side, BROKEN)
     if mine == CONNECTED:
         return leave(state, channel, side, ENDED)

@@ -16,6 +16,7 @@ from .state import (
     CONNECTED,
     DETACHED,
     END,
+    GONE,
     INITIALIZED,
     INVALID,
     NOBODY,
@@ -25,6 +26,7 @@ from .state import (
     REMOVING,
     TEARDOWN,
     TRANSFERS,
+    UNKNOWN,
     Message,
     Refused,
     State,
@@ -130,9 +132,12 @@ def _hang_up(state: State, channel: int, side: int) -> State:
         state = with_standing(state, channel, pool, side, ABSENT)
     if not listens(state, channel, 1 - side):
         return state
-    sent = [m for m in state.queues[channel][1 - side] if m.kind != END]
-    published, waited = tuple(sent[: state.rules.slots]), tuple(sent[state.rules.slots :])
-    return with_queue(lose(state, waited), channel, 1 - side, (*published, Message(END)))
+    queue, slots = state.queues[channel][1 - side], state.rules.slots
+    sent = [m for m in queue if m.kind != END]
+    published, waited = tuple(sent[:slots]), tuple(sent[slots:])
+    in_order = any(m.kind == END for m in queue[:slots])
+    end = Message(END, data=UNKNOWN if in_order else GONE)
+    return with_queue(lose(state, waited), channel, 1 - side, (*published, end))
 
 
 def drop(state: State, domain: int, buffer: int) -> State | Refused:
@@ -183,7 +188,8 @@ def hung_up(state: State, channel: int, side: int, pool: int) -> bool:
 def reclaim(state: State, channel: int, side: int, pool: int) -> State | Refused:
     """The lease of an ended assignment hung up: its assigner has READ_WRITE again what was away (rule 16).
 
-    A buffer that is here as a copy which this domain lent on waits until those copies are back.
+    A buffer that is here as a copy waits while the channel that it came over lives here, and until what this domain
+    lent of it is back.
     """
     if state.standings[channel][pool].sides[side] != DETACHED:
         return Refused("PoolNotAssignedError", "nothing of it is detached")
@@ -214,20 +220,20 @@ def _reclaim_one(state: State, channel: int, side: int, domain: int, buffer: int
         view = view._replace(out=view.out & ~(1 << channel))
         state = with_copies(state, buffer, state.copies[buffer] & ~(1 << channel))
         state = _part(with_view(state, domain, buffer, view), domain, buffer)
-    if _held_of_own(view, channel) and not view.out and not any(_lives(state, c) for c in bits(view.held)):
+    pool = state.pool_of(buffer)
+    lent_here = any(_side_lives(state, c, domain, pool) for c in bits(view.held))
+    readable = _held_of_own(view, channel) and not view.out and not lent_here
+    if readable:
         state = with_copies(state, buffer, state.copies[buffer] & ~view.held)
         view = view._replace(held=0)
         state = with_view(state, domain, buffer, view)
     if is_away(state, channel, side, buffer):
         after = reclaimed(view)
         assert after is not None
+        after = after._replace(data=view.data if readable else UNKNOWN)  # what could be read here is unchanged
         state = _part(with_owner(state, buffer, domain), domain, buffer)
         state = with_view(state, domain, buffer, after)
     return state
-
-
-def _lives(state: State, channel: int) -> bool:
-    return any(stage not in OVER for stage in state.channels[channel].stages)
 
 
 def _part(state: State, domain: int, buffer: int) -> State:

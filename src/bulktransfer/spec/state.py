@@ -18,6 +18,7 @@ SOURCE, SINK = 0, 1  # sides of a channel; also the index of the queue that lead
 NOBODY = -1  # no owner: lost with a domain or a channel; no channel: never travelled
 PARTED = -2  # memory is not shared, and twins live on apart since a channel ended (rule 16)
 UNKNOWN = None  # contents that nobody promises
+GONE = "gone"  # what an END says that nobody sent: its domain died
 
 # Buffer states (I-5.1.1), derived from ownership and copies.
 INVALID, READ_ONLY, READ_ONLY_OWNED, READ_WRITE = "INVALID", "READ_ONLY", "READ_ONLY_OWNED", "READ_WRITE"

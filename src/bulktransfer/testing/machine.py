@@ -30,6 +30,8 @@ from .plans import PLANS, Plan
 from .sidebyside import Discrepancy, SideBySide
 from .subject import Subject
 
+BACKENDS = ("local:", "shm:", "fullcopy:")
+
 Making = Callable[[], SideBySide]
 
 domains, channels, sides, picks = (st.integers(0, n) for n in (3, 11, 1, 63))
@@ -241,23 +243,36 @@ def main(argv: list[str] | None = None) -> int:
     """The long run. Raises: SystemExit (arguments)."""
     parser = argparse.ArgumentParser(prog="python -m bulktransfer.testing.machine", description=__doc__)
     parser.add_argument("--steps", type=int, default=20_000, help="steps for each backend and trust level")
-    parser.add_argument("--backend", action="append", help="addresses to create; default: local: and shm:")
+    parser.add_argument("--backend", action="append", help=f"addresses to create; default: {', '.join(BACKENDS)}")
     parser.add_argument("--trust", action="append", choices=[trust.name.lower() for trust in bulk.Trust if trust.value])
     parser.add_argument("--plan", action="append", choices=list(PLANS))
     parser.add_argument("--processes", action="store_true", help="each domain is a process, and may be killed")
+    parser.add_argument("--papers", nargs=3, metavar=("CERTIFICATE", "KEY", "AUTHORITY"), help="files, for tls:")
     parser.add_argument("--no-ends", action="store_true", help="no channel ends, and nobody dies")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
     wrong = 0
-    for address in args.backend or ["local:", "shm:"]:
+    for address in args.backend or BACKENDS:
         address = address if ":" in address else f"{address}:"
-        subject = Subject(address, processes=not address.startswith("local:"))
+        options = _options(args.papers) if address.startswith("tls:") else {}
+        subject = Subject(address, processes=not address.startswith("local:"), **options)
         if args.processes and not subject.processes:
             continue
         for trust in subject.trusts:
             if args.trust is None or trust.name.lower() in args.trust:
                 wrong += not _long(subject, trust, args)
     return 1 if wrong else 0
+
+
+def _options(papers: list[str] | None) -> dict[str, Any]:
+    """What both ends say of their network."""
+    if papers is None:
+        return {}
+    certificate, key, authority = papers
+    return {
+        "create": {"network": bulk.Network(certificate=certificate, key=key)},
+        "bind": {"network": bulk.Network(authority=authority)},
+    }
 
 
 def _long(subject: Subject, trust: bulk.Trust, args: argparse.Namespace) -> bool:

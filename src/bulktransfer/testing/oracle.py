@@ -1,12 +1,13 @@
 """The model's side of the comparison: the specification's state, and what users would have been told by now.
 
-Knows: spec, and which message of it is which event of the library. Must not know: the library.
+Knows: spec, and which message of it is which event of the library. Must not know: the library, beyond what it counts.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import deque
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..spec import model as m
@@ -41,6 +42,7 @@ from ..spec.state import (
     with_queue,
 )
 from ..spec.steps import hang_ups
+from .party import Line
 
 _EVENTS = {
     MOVE: "move_received",
@@ -76,8 +78,10 @@ class Oracle:
         self.events: dict[End, deque[Due]] = {}
         self.outcomes: dict[int, list[tuple[str, str]]] = {d: [] for d in range(domains)}
         self.taken: dict[End, int] = {}
+        self.refused: dict[End, int] = {}
         self._metas: dict[End, deque[bytes]] = {}
         self._wanted: dict[End, int] = {}  # how many transfers the library has taken
+        self._control: dict[End, int] = {}  # how many of its control messages are accounted for
 
     # ---- calls ----
 
@@ -99,7 +103,7 @@ class Oracle:
         for side in (m.SOURCE, m.SINK):
             self.events[number, side] = deque()
             self._metas[number, side] = deque()
-            self.taken[number, side] = 0
+            self.taken[number, side] = self.refused[number, side] = self._control[number, side] = 0
         return number
 
     def send(self, act: str, domain: int, channel: int, buffer: int, meta: bytes) -> str:
@@ -133,6 +137,7 @@ class Oracle:
         self._tell_of_ends(state, delivered=True)
         if message.kind in TRANSFERS:
             self.taken[channel, side] += 1
+            self.refused[channel, side] += verdict == m.REFUSED
         meta = self._metas[channel, side].popleft() if message.kind in _WITH_META else b""
         if verdict == m.ACCEPTED:
             self._tell(channel, side, message, meta, stage, before)
@@ -156,7 +161,7 @@ class Oracle:
         kind = message.kind
         if kind in _EVENTS:
             events.append(Due(_EVENTS[kind], message.item, meta, _ERRORS.get(kind, "")))
-        elif kind == END and stage == CONNECTED and self.state.alive[it.domains[1 - side]]:
+        elif kind == END and stage == CONNECTED and self.stage(channel, side) == ENDED:
             events.append(Due("teardown_received"))
         elif kind in (ASSIGN_YES, ASSIGN_NO, REMOVE_YES, REMOVE_NO):
             operation = "assign" if kind in (ASSIGN_YES, ASSIGN_NO) else "remove"
@@ -171,24 +176,39 @@ class Oracle:
             if before in ("PENDING", "REMOVING") and after != before:  # it shares the outcome of the crossing request
                 outcomes.append((kind.lower(), "" if (kind == ASSIGN) == (after in THERE) else "PoolBusyError"))
 
-    def follow(self, channel: int, side: int, taken: int, state: str) -> bool:
-        """Take what the library took, as far as it is there: so many transfers and refusals in all, and the end if it
-        is over there. A lease is taken as soon as it is the next. Whether anything was taken.
+    def follow(self, channel: int, side: int, line: Line) -> bool:
+        """Take what the library took, as far as it is there: so many transfers and refusals in all, so many control
+        messages, of which between two steps leases are the only ones, and the end if it is over there. Whether anything
+        was taken.
         """
-        moved = False
-        self._wanted[channel, side] = taken
+        moved, end = False, (channel, side)
+        self._wanted[end] = line.taken
         while (head := self.head(channel, side)) is not None:
-            more = self.taken[channel, side] < taken
+            more = self.taken[end] < line.taken
+            told = self._control[end] < line.control
             if head.kind in TRANSFERS:
                 due = more
             else:
-                ended = state == "CLOSED" or (state == "TEARDOWN" and self.stage(channel, side) == CONNECTED)
-                due = head.kind == LEASE or ended or (more and len(self.state.queues[channel][side]) > 1)
+                ended = line.state == "CLOSED" or (line.state == "TEARDOWN" and self.stage(channel, side) == CONNECTED)
+                due = (head.kind == LEASE and told) or ended or (more and len(self.state.queues[channel][side]) > 1)
             if not due:
                 break
+            if head.kind == LEASE and told:
+                self._control[end] += 1
             self.deliver(channel, side)
             moved = True
         return moved
+
+    def followed(self, lines: Mapping[End, Line]) -> None:
+        """All was taken that the library took; what else it was told is nothing that the model has."""
+        for end, line in lines.items():
+            if not any(message.kind == LEASE for message in self.state.queues[end[0]][end[1]]):
+                self._control[end] = line.control
+
+    def take_leases(self, channel: int, side: int) -> None:
+        """Nothing is left there: leases that were the next have come, or were of no use to anybody any more."""
+        while (head := self.head(channel, side)) is not None and head.kind == LEASE:
+            self.deliver(channel, side)
 
     def deliver_all(self, channel: int, side: int) -> None:
         """Take everything that is on its way to that side."""
@@ -196,8 +216,14 @@ class Oracle:
             self.deliver(channel, side)
 
     def next_event(self, channel: int, side: int, kind: str) -> Due:
-        """The event that a user is to receive next; an end may come before refusals that were published behind it."""
+        """The event that a user is to receive next; an end may come before refusals that were published behind it.
+
+        Where memory is not shared a callback consents to pools, and is asked before what came earlier is received.
+        """
         events = self.events[channel, side]
+        if kind == "pool_assigned" and Due(kind) in events and not self.state.rules.shared:
+            events.remove(Due(kind))
+            return Due(kind)
         if kind == "teardown_received" and Due(kind) in events:
             number = events.index(Due(kind))
             if all(due.kind == "operation_refused" for due in list(events)[:number]):
@@ -232,7 +258,8 @@ class Oracle:
         self.events = {end: deque(events) for end, events in other.events.items()}
         self.outcomes = {domain: list(outcomes) for domain, outcomes in other.outcomes.items()}
         self._metas = {end: deque(metas) for end, metas in other._metas.items()}
-        self.taken, self._wanted = dict(other.taken), dict(other._wanted)
+        self.taken, self.refused = dict(other.taken), dict(other.refused)
+        self._wanted, self._control = dict(other._wanted), dict(other._control)
 
     # ---- looking ----
 

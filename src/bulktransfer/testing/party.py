@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections import defaultdict, deque
 from typing import Any, NamedTuple
 
 import bulktransfer as bulk
@@ -42,10 +43,12 @@ class Seen(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A channel as one end sees it: its state, how many transfers and refusals it took, the pools on it."""
+    """A channel as one end sees it: state, transfers and refusals that it took, those it refused, messages, pools."""
 
     state: str
     taken: int
+    refused: int
+    control: int
     pools: tuple[int, ...]
 
 
@@ -70,11 +73,13 @@ class Party:
         self.allocators: dict[int, bulk.Allocator] = {}
         self.views: list[Any] = []
         self.outcomes: list[tuple[str, str]] = []
+        self.consented: defaultdict[int, deque[Arrived]] = defaultdict(deque)
 
     # ---- channels and pools ----
 
     def create(self, number: int, tx: bool, trust: str, role: str = "GENERIC", **options: Any) -> str:
         """One end of a new channel; its address."""
+        options |= self._consenting(number, options)
         limits = bulk.Limits(slot_count=options.pop("slots")) if "slots" in options else None
         channel = bulk.create(
             self.subject.address,
@@ -92,7 +97,15 @@ class Party:
     def bind(self, number: int, address: str, **options: Any) -> None:
         """The other end."""
         options = {"timeout": PATIENCE_S, **self.subject.bind, **options}
+        options |= self._consenting(number, options)
         self.channels[number] = bulk.bind(address, domain=self.domain, **options)
+
+    def _consenting(self, number: int, options: dict[str, Any]) -> dict[str, Any]:
+        """With `consent=True` every pool is welcome there, also one that is here through somebody else (rule 4)."""
+        if not options.pop("consent", False):
+            return {}
+        consented = self.consented[number]
+        return {"callbacks": bulk.Callbacks(pool_assigned=lambda event: consented.append(self._plain(event)))}
 
     def wait_bound(self, number: int) -> None:
         """Until the other end is there."""
@@ -156,13 +169,26 @@ class Party:
         return self.pools[pool][buffer].tobytes()
 
     def receive(self, number: int, timeout: float | None = PATIENCE_S) -> Arrived | None:
-        """The next event; with a timeout of 0, None if there is none. Raises: the channel's end."""
-        channel = self.channels[number]
+        """The next event; with a timeout of 0, None if there is none. What a callback was told of comes first.
+
+        Raises: the channel's end.
+        """
+        channel, consented = self.channels[number], self.consented[number]
+        if consented:
+            return consented.popleft()
         try:
             event = channel.receive_nowait() if timeout == 0 else channel.receive(timeout)
         except bulk.WouldBlock:
-            return None
+            return consented.popleft() if consented else None
         return self._plain(event)
+
+    def listen(self, number: int) -> None:
+        """Wait for a moment, and let nothing come of it: the peer hears how far it was read. Raises: AssertionError."""
+        try:
+            event = self.channels[number].receive(0.001)
+        except TimeoutError:
+            return
+        raise AssertionError(f"{event} came where nothing was due")
 
     def _plain(self, event: bulk.Event) -> Arrived:
         pool, buffer = -1, -1
@@ -242,7 +268,8 @@ class Party:
     def _line(self, channel: bulk.Channel) -> Line:
         counts = channel.statistics()
         taken = sum(counts["received"].values()) + counts["refused_here"] + counts["refused_by_peer"]
-        return Line(channel.state.name, taken, tuple(sorted(self._number(pool) for pool in channel.pools)))
+        pools = tuple(sorted(self._number(pool) for pool in channel.pools))
+        return Line(channel.state.name, taken, counts["refused_here"], counts["control_received"], pools)
 
     def view(self, pool: int, buffer: int) -> bool:
         """Make a view and keep it; whether it is read-only."""

@@ -1,42 +1,31 @@
 """The library and the specification, side by side: each step is done in both, and everything is compared after it.
 
-Knows: which step of one is which of the other. Must not know: which steps are taken, or when.
-
-Every domain is a party (party.py), in this process or in one of its own. What the library has taken from a channel is
-read off its own counts, and the model follows; what it makes of it must be the same.
+Knows: which steps there are, and what each is in either. Must not know: which steps are taken, or when; how the two are
+compared (both.py).
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
 import bulktransfer as bulk
 
 from ..spec import model as m
-from ..spec.state import COPY_REFUSED, MOVE_REFUSED, OVER, View
-from .oracle import Due, Oracle
-from .party import Arrived, Line, Seen, Survey
-from .places import Answer, Here, Seat, There
+from ..spec.state import COPY_REFUSED, MOVE_REFUSED
+from .both import BUFFER_BYTES, Both, Discrepancy
+from .party import Arrived
+from .places import Answer, There
 from .plans import Plan
 from .subject import Subject, memory_is_shared
 
+__all__ = ["Discrepancy", "SideBySide"]
+
 META_BYTES = 16
-BUFFER_BYTES = 4096
 CHANNELS_MAX = 12
-_ORDERS = 720  # in which a domain that serves may have taken from its channels
 _ROUNDS = 5  # an assignment takes four messages
 SLOTS = 1024  # more than may wait: everything that is sent is published at once
 
 
-class Discrepancy(AssertionError):
-    """The library and the specification differ; the text says what was done, and how."""
-
-
-class SideBySide:
-    """One system in both; a context manager that ends what it made."""
+class SideBySide(Both):
+    """One system, and what can be done in it."""
 
     def __init__(
         self,
@@ -48,33 +37,12 @@ class SideBySide:
         processes: bool = False,
         mistakes: frozenset[str] = frozenset(),
     ) -> None:
-        self.subject, self.trust, self.plan, self.buffers, self.processes = subject, trust, plan, buffers, processes
-        self.stack = contextlib.ExitStack()
-        self.oracle = Oracle(plan.domains, memory_is_shared(trust), mistakes)
-        self.steps: list[str] = []
-        self.told: dict[int, list[tuple[str, str]]] = {domain: [] for domain in range(plan.domains)}
-        self.written = 0
+        super().__init__(subject, trust, plan, buffers=buffers, processes=processes, mistakes=mistakes)
         try:
-            self.places: list[Here | There] = []
-            if processes:
-                self.places = [self.stack.enter_context(There(subject)) for _ in range(plan.domains)]
-            else:
-                self.places = [self.stack.enter_context(Here(subject))] * plan.domains
-            self.seats: list[Seat] = [place.party() for place in self.places]
             self._begin()
         except BaseException:
             self.stack.close()
             raise
-
-    def __enter__(self) -> SideBySide:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End everything."""
-        self.stack.close()
 
     def _begin(self) -> None:
         self.seats[self.plan.home].call("allocate", 0, self.buffers, BUFFER_BYTES)
@@ -132,15 +100,19 @@ class SideBySide:
         domain = self._domain(channel, side)
         self._step(f"domain {domain}: receives on channel {channel}")
         due = self.oracle.head(channel, side) is not None or self.oracle.events[channel, side]
-        answer = self._try(domain, "receive", self._key(channel, side), 0)
-        self._follow()
         events = self.oracle.events[channel, side]
+        for _ in self._patiently():
+            answer = self._try(domain, "receive", self._key(channel, side), 0)
+            self._follow()
+            if answer.error or answer.value is not None or self.oracle.head(channel, side) is None:
+                break
         if answer.error:
             self._check(self.oracle.over(channel, side), f"the end came, {answer.error}, but not in the model")
             self._check(not events, f"the end came before {list(events)}")
             self._compare()
             return False
         if answer.value is None:
+            self.oracle.take_leases(channel, side)
             self._check(not events, f"nothing came, but the model has {list(events)}")
             head = self.oracle.head(channel, side)
             self._check(head is None, f"nothing came, but {head} is on its way")
@@ -168,8 +140,8 @@ class SideBySide:
         domain = self._domain(channel, side)
         self._step(f"domain {domain}: closes channel {channel}")
         self._done(domain, "close", self._key(channel, side))
-        taken = self._look(domain).lines[self._key(channel, side)].taken
-        self.oracle.follow(channel, side, taken, "")
+        line = self._look(domain).lines[self._key(channel, side)]
+        self.oracle.follow(channel, side, line._replace(state=""))
         self._same(Answer(), self.oracle.apply(m.close(self.oracle.state, channel, side)))
         self._compare()
 
@@ -184,6 +156,8 @@ class SideBySide:
                 continue
             if act == "remove" and self._refusal_is_on_its_way(channel, 1 - side):
                 self.receive_all(channel)
+            if act == "remove" and self.late:
+                self._make_known(channel)
             answer = self._try(domain, "ask", act, self._key(channel, side), 0)
             self._follow_end(channel, answer)
             state = self.oracle.state
@@ -218,7 +192,8 @@ class SideBySide:
         quiet = 0
         sides = [side for side in (m.SOURCE, m.SINK) if self._alive(channel, side)]
         got: dict[int, list[Arrived]] = {side: [] for side in sides}
-        while quiet < _ROUNDS:
+        patience = self._patiently()
+        while quiet < _ROUNDS or not (self._is_settled(channel, got) or next(patience, None) is None):
             quiet += 1
             for side in sides:
                 answer = self._try(self._domain(channel, side), "receive", self._key(channel, side), 0)
@@ -236,6 +211,24 @@ class SideBySide:
                 self._same_event(arrived, self.oracle.next_event(channel, side, arrived.kind))
             self._check(not self.oracle.events[channel, side], f"{self.oracle.events[channel, side]} did not come")
         self._compare()
+
+    def _is_settled(self, channel: int, got: dict[int, list[Arrived]]) -> bool:
+        """Whether as many events came as the model has, and every outcome."""
+        for side, arrived in got.items():
+            domain = self._domain(channel, side)
+            self._look(domain)
+            if len(arrived) < len(self.oracle.events[channel, side]):
+                return False
+            if any(outcome not in self.told[domain] for outcome in self.oracle.outcomes[domain]):
+                return False
+        return True
+
+    def _make_known(self, channel: int) -> None:
+        """Between machines a peer says how far it has read when it waits: until then what was sent is in flight."""
+        self.receive_all(channel)
+        for side in (m.SOURCE, m.SINK, m.SOURCE, m.SINK):
+            if self._alive(channel, side) and not self.oracle.over(channel, side):
+                self._done(self._domain(channel, side), "listen", self._key(channel, side))
 
     def drop(self, domain: int, buffer: int) -> None:
         """Let go of a buffer."""
@@ -277,172 +270,17 @@ class SideBySide:
         self.oracle.apply(m.die(self.oracle.state, domain))
         self._compare()
 
-    # ---- looking ----
-
-    def alive(self, domain: int) -> bool:
-        """Whether the domain lives."""
-        return self.oracle.state.alive[domain]
-
-    def view(self, domain: int, buffer: int) -> View:
-        """A buffer as the model's domain sees it."""
-        return self.oracle.state.views[domain][buffer]
-
-    def _domain(self, channel: int, side: int) -> int:
-        return self.oracle.state.channels[channel].domains[side]
-
-    def _alive(self, channel: int, side: int) -> bool:
-        return self.alive(self._domain(channel, side))
-
-    def _ends(self, domain: int) -> Iterator[tuple[int, int]]:
-        for channel, it in enumerate(self.oracle.state.channels):
-            yield from ((channel, side) for side in (m.SOURCE, m.SINK) if it.domains[side] == domain)
-
-    # ---- both sides of a step ----
-
     def _connect(self, source: int, sink: int, creator: int) -> int:
         number = len(self.oracle.state.channels)
         ends = (source, sink)
         first, second = self.seats[ends[creator]], self.seats[ends[1 - creator]]
         self._step(f"channel {number}: {source} -> {sink}, created by {ends[creator]}")
         keys = self._keys(number, source, sink)
-        address = first.call(
-            "create", keys[creator], creator == m.SOURCE, self.trust.name, "MASTER", meta_size=META_BYTES, slots=SLOTS
-        )
+        consent = not memory_is_shared(self.trust)  # what comes by a second way takes it there (rule 4)
+        options = {"meta_size": META_BYTES, "slots": SLOTS, "consent": consent}
+        address = first.call("create", keys[creator], creator == m.SOURCE, self.trust.name, "MASTER", **options)
         bound = first.begin("wait_bound", keys[creator])
-        second.call("bind", keys[1 - creator], address)
+        second.call("bind", keys[1 - creator], address, consent=consent)
         bound()
         self.oracle.connect(source, sink, creator)
         return number
-
-    def _keys(self, channel: int, source: int, sink: int) -> tuple[int, int]:
-        """By which numbers the two ends know the channel: one party may have both ends."""
-        return (channel, channel if source != sink else channel + 1000)
-
-    def _key(self, channel: int, side: int) -> int:
-        return self._keys(channel, *self.oracle.state.channels[channel].domains)[side]
-
-    def _try(self, domain: int, method: str, *args: Any) -> Answer:
-        return self.seats[domain].attempt(method, *args)
-
-    def _done(self, domain: int, method: str, *args: Any) -> Any:
-        return self.seats[domain].call(method, *args)
-
-    def _look(self, domain: int) -> Survey:
-        survey: Survey = self.seats[domain].call("look_around")
-        self.told[domain] += survey.outcomes
-        return survey._replace(outcomes=[])
-
-    def _step(self, text: str) -> None:
-        self.steps.append(text)
-
-    def _check(self, right: bool, text: str) -> None:
-        if not right:
-            raise Discrepancy("after\n  " + "\n  ".join(self.steps) + f"\n{text}")
-
-    def _same(self, answer: Answer, error: str) -> None:
-        got = "" if answer.error == "" else f"{answer.error} ({answer.text})"
-        self._check(answer.error == error, f"the library: {got or 'accepted'}; the model: {error or 'accepted'}")
-
-    def _same_event(self, got: Arrived, due: Due) -> None:
-        found = Due(got.kind, got.buffer, got.meta, got.error)
-        self._check(found == due, f"the library's event: {found}; the model's: {due}")
-
-    def _follow_end(self, channel: int, answer: Answer) -> None:
-        """A call that was refused since the channel ended took the end first."""
-        if answer.error in ("EndOfChannelError", "BrokenChannelError", "ClosedChannelError"):
-            self._follow()
-
-    def _outcomes_came(self, channel: int, act: str) -> None:
-        for side in (m.SOURCE, m.SINK):
-            if self._alive(channel, side):
-                due = [outcome for outcome in self.oracle.outcomes[self._domain(channel, side)] if outcome[0] == act]
-                self._check(not due, f"domain {self._domain(channel, side)} was not told {due}")
-
-    def _follow(self) -> list[Survey | None]:
-        """Have the model take what the library took; the surveys."""
-        surveys = self._at_rest()
-        lines = {
-            (channel, side): survey.lines[self._key(channel, side)]
-            for domain, survey in enumerate(surveys)
-            if survey is not None
-            for channel, side in self._ends(domain)
-        }
-        kept = self.oracle.remember()
-        late = [end for end, line in sorted(lines.items()) if kept.taken[end] != line.taken]
-        for order in itertools.islice(itertools.permutations(late), _ORDERS):
-            self._take((*order, *sorted(lines)), lines)
-            if all(self.oracle.taken[end] == line.taken for end, line in lines.items()):
-                return surveys
-            self.oracle.restore(kept)
-        self._take(sorted(lines), lines)
-        for (channel, side), line in lines.items():
-            sent = self.oracle.taken[channel, side]
-            where = f"channel {channel}, side {side}"
-            self._check(sent == line.taken, f"{where}: {line.taken} transfers were taken, in the model {sent}")
-        return surveys
-
-    def _take(self, order: Sequence[tuple[int, int]], lines: Mapping[tuple[int, int], Line]) -> None:
-        """Have the model take from one end after the other; what one took may be the answer to what another took."""
-        moved = True
-        while moved:
-            moved = False
-            for end in order:
-                moved = self.oracle.follow(*end, lines[end].taken, lines[end].state) or moved
-
-    def _at_rest(self) -> list[Survey | None]:
-        """What every domain that lives sees, once serving them all changes nothing more."""
-        surveys: list[Survey | None] = []
-        while True:
-            before = surveys
-            for domain, seat in enumerate(self.seats):
-                if self.alive(domain):
-                    seat.call("serve")
-            surveys = [self._look(domain) if self.alive(domain) else None for domain in range(len(self.seats))]
-            if surveys == before:
-                return surveys
-
-    def _compare(self) -> None:
-        """Everything must be the same in both."""
-        surveys = self._follow()
-        self.oracle.reclaim()
-        for domain, survey in enumerate(surveys):
-            if survey is not None:
-                self._compare_domain(domain, survey)
-
-    def _compare_domain(self, domain: int, survey: Survey) -> None:
-        due = self.oracle.outcomes[domain]
-        for outcome in self.told[domain]:
-            self._check(outcome in due, f"domain {domain} was told {outcome}; due are {due}")
-            due.remove(outcome)
-        self.told[domain] = []
-        for channel, side in self._ends(domain):
-            line = survey.lines[self._key(channel, side)]
-            stage = self.oracle.stage(channel, side)
-            expected = "CLOSED" if stage in OVER else stage
-            where = f"channel {channel} in domain {domain}"
-            self._check(line.state == expected, f"{where} is {line.state}, in the model {expected}")
-            if expected != "CLOSED":
-                on = self.oracle.pools_on(channel, side)
-                self._check(line.pools == on, f"pools on {where}: {line.pools}, in the model {on}")
-        here = self.oracle.present(domain, 0)
-        self._check((0 in survey.pools) == here, f"the pool in domain {domain}: {not here}, in the model {here}")
-        if here:
-            for buffer, seen in enumerate(survey.pools[0]):
-                self._compare_buffer(domain, buffer, seen)
-        if domain == self.plan.home:
-            away = len(m.detached(self.oracle.state, domain, 0))
-            self._check(survey.detached[0] == away, f"{survey.detached[0]} are detached, in the model {away}")
-
-    def _compare_buffer(self, domain: int, buffer: int, seen: Seen) -> None:
-        view = self.view(domain, buffer)
-        mine = (view.state, view.out.bit_count(), view.held.bit_count())
-        found = (seen.state, seen.out, seen.held)
-        where = f"buffer {buffer} in domain {domain}"
-        self._check(found == mine, f"{where}: (state, out, in) are {found}, in the model {mine}")
-        if seen.data is not None:
-            if isinstance(view.data, bytes):
-                self._check(
-                    seen.data == view.data, f"{where} holds {seen.data[:40]!r}, in the model {view.data[:40]!r}"
-                )
-            else:
-                self._check(seen.length == BUFFER_BYTES, f"{where}: length {seen.length}")
