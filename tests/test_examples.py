@@ -16,6 +16,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 # The lines that must be there, as patterns. Several processes write, so their order says nothing.
 SAYS: dict[str, list[str]] = {
+    "arrow_pipeline": ["38000 warm readings, mean 30.00"],
     "batch_loader": ["12 batches, the sum of their means is 66"],
     "callbacks": [r"readings: {'left': 30, 'right': 20}"],
     "camera": [*(rf"frame {n} has a mean of {n}0?\.0" for n in range(10)), "the camera is off"],
@@ -33,7 +34,14 @@ SAYS: dict[str, list[str]] = {
         "the worker died; 1 buffer is back",
         "all jobs are done, free buffers: 2",
     ],
+    "file_copy": [f"{word} 4194304 bytes, sha256 a2b3fe2aa8e675ec" for word in ("received", "sent    ")],
     "forwarder": [*(f"C got: message {n}, seen by B" for n in range(3)), *["A has it back: True"] * 3],
+    "image_parser": [
+        "good.ppm: 64 x 64, mean 80.0",
+        r"evil.ppm: the parser did not survive it \(exit code 3\)",
+        "again.ppm: 64 x 64, mean 80.0",
+    ],
+    "log_fanout": ["archive: smaller than the log", "alarm: 200 errors", "counter: 20000 lines"],
     "many_clients": [*(f"client: hello, number {n}" for n in range(3)), "server: served 3 clients"],
     "receive_master": [*(f"master: reading {n}" for n in range(6)), "sensor: nobody wants more"],
     "request_response": [
@@ -44,7 +52,10 @@ SAYS: dict[str, list[str]] = {
     ],
     "worker_pool": ["the sum is 204472320 and right"],
 }
-NEEDS_NUMPY = {"batch_loader", "camera", "camera_streams"}
+NEEDS = {
+    **dict.fromkeys(("batch_loader", "camera", "camera_streams", "image_parser"), "numpy"),
+    "arrow_pipeline": "pyarrow",
+}
 
 
 def test_every_example_is_run_here() -> None:
@@ -53,8 +64,8 @@ def test_every_example_is_run_here() -> None:
 
 @pytest.mark.parametrize("name", SAYS)
 def test_an_example_runs(spawn: Callable[..., Child], name: str) -> None:
-    if name in NEEDS_NUMPY and not importlib.util.find_spec("numpy"):
-        pytest.skip("NumPy is not installed")
+    if name in NEEDS and not importlib.util.find_spec(NEEDS[name]):
+        pytest.skip(f"{NEEDS[name]} is not installed")
     child = spawn(
         (EXAMPLES / f"{name}.py").read_text(), verbatim=True, env={"PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": ""}
     )
