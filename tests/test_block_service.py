@@ -126,6 +126,24 @@ def test_contents_can_be_borrowed_where_they_came(device: block.BlockDevice) -> 
         pass
 
 
+def test_contents_stream_in_order_where_they_came(device: block.BlockDevice, store: block.Store) -> None:
+    data = random.Random(3).randbytes(SIZE)
+    store.write(0, data)
+    found = bytearray()
+    for contents in device.stream():
+        found += contents
+        assert len(contents) <= device.buffer_size
+    assert found == data
+    for contents in device.stream(3, 100):
+        assert contents[:4096] == data[3 * 4096 : 4 * 4096]
+        break  # the rest is asked for, and nobody wants it
+    assert [bytes(contents) for contents in device.stream(BLOCKS - 1)] == [data[-4096:]]
+    assert list(device.stream(0, 0)) == []
+    with pytest.raises(block.BadBlockError):
+        device.stream(BLOCKS - 1, 2)
+    assert device.read(0, 100) == data[: 100 * 4096]  # every buffer is back
+
+
 def test_a_device_is_a_file(device: block.BlockDevice) -> None:
     with io.BufferedRandom(device.raw()) as file:
         file.seek(1000)

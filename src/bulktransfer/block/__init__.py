@@ -18,6 +18,7 @@ from .errors import (
 from .file_store import FileStore
 from .memory_store import MemoryStore
 from .opening import open_store
+from .proxy import BlockProxy
 from .service import BlockDevice, BlockService, RemoteStore
 from .store import Extent, Store
 
@@ -29,6 +30,7 @@ __all__ = [
     "open_store",
     "BlockService",
     "BlockDevice",
+    "BlockProxy",
     "RemoteStore",
     "Status",
     "BlockError",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from .bench import command as bench
 from .nbd import command as nbd
+from .proxy import command as client
 from .service import command as serve
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class _Command(Protocol):
     def run(self, args: argparse.Namespace, /) -> int: ...
 
 
-_COMMANDS: dict[str, _Command] = {"nbd": nbd, "serve": serve, "bench": bench}
+_COMMANDS: dict[str, _Command] = {"nbd": nbd, "serve": serve, "client": client, "bench": bench}
 
 
 def add_parser(commands: _Subparsers) -> None:

@@ -14,6 +14,7 @@ import bulktransfer as bulk
 from ..errors import (
     BadBlockError,
     BadRequestError,
+    BlockError,
     NoBuffersError,
     NotConnectedError,
     ReadOnlyError,
@@ -67,6 +68,7 @@ class ByteDevice:
         buffer_size: int = 1 << 20,
         timeout: float | None = 30.0,
         trust: bulk.Trust = bulk.Trust.UNINITIALIZED,
+        network: bulk.Network | None = None,
         domain: bulk.Domain | None = None,
     ) -> None:
         self.address = address
@@ -75,7 +77,7 @@ class ByteDevice:
         self._buffers = buffers
         self._lines: list[Line] = []
         try:
-            channels = bulk.connect(address, trust=trust, timeout=timeout, domain=domain)
+            channels = bulk.connect(address, trust=trust, timeout=timeout, network=network, domain=domain)
         except bulk.EndpointNotFoundError as error:
             raise NotConnectedError(f"nobody serves blocks at {address}: {error}") from error
         try:
@@ -83,10 +85,12 @@ class ByteDevice:
             answer = self._one(self._up, Job(Operation.HELLO, fill=export.encode()))
             if answer.length < 1 or answer.block >= 1 << 63:
                 raise BadRequestError(f"the server of {self!r} has blocks of {answer.length} bytes")
-        except BaseException:
+        except BaseException as error:
             self.close()
             for channel in channels:
                 channel.close()
+            if isinstance(error, bulk.EndOfChannelError | bulk.BrokenChannelError | bulk.ProtocolViolation):
+                raise NotConnectedError(f"{self!r} was sent away: {error}") from error
             raise
         self.size_bytes, self.block_size = answer.block, answer.length
         self.read_only = bool(answer.within & Flag.READ_ONLY)
@@ -123,8 +127,8 @@ class ByteDevice:
             buffer.put(job.fill if job.fill is not None else b"")
         return Pending(message, buffer)
 
-    def _finish(self, line: Line, job: Job, pending: Pending) -> Answer:
-        """Wait, take what came, free the buffer. Raises: BlockError."""
+    def _settle(self, line: Line, job: Job, pending: Pending) -> Answer:
+        """Wait; what came is in the buffer, which is the caller's to give. Raises: BlockError (it is given)."""
         answer = line.wait(pending, self._timeout)
         try:
             if answer.status != Status.OK:
@@ -132,6 +136,15 @@ class ByteDevice:
                 raise error_of(Status(answer.status), f"{what}: {Status(answer.status).name}")
             if job.operation is Operation.READ and pending.buffer.length != job.length:
                 raise StoreError(f"the server of {self!r} answered {pending.buffer.length} bytes, not {job.length}")
+        except BlockError:
+            line.give(pending.buffer)
+            raise
+        return answer
+
+    def _finish(self, line: Line, job: Job, pending: Pending) -> Answer:
+        """Wait, take what came, free the buffer. Raises: BlockError."""
+        answer = self._settle(line, job, pending)
+        try:
             if job.drain is not None:
                 with memoryview(pending.buffer) as contents:
                     job.drain(contents)
@@ -189,6 +202,29 @@ class ByteDevice:
                 break
             batch.append((job, self._prepare(line, job)))
         return batch
+
+    def _in_order(self, line: Line, jobs: Iterable[Job]) -> Iterator[memoryview]:
+        """What comes, in the buffers that it came in, with as many requests under way as there are buffers left."""
+        waiting = iter(jobs)
+        flight: deque[tuple[Job, Pending]] = deque()
+        try:
+            while True:
+                batch = self._next_batch(line, waiting, may_wait=not flight)
+                if batch:
+                    line.submit([pending for _, pending in batch])
+                    flight += batch
+                if not flight:
+                    return
+                job, pending = flight.popleft()
+                self._settle(line, job, pending)
+                try:
+                    with memoryview(pending.buffer) as contents:
+                        yield contents
+                finally:
+                    line.give(pending.buffer)
+        finally:
+            for _, pending in flight:
+                line.abandon(pending)
 
     def _reach(self, act: str, offset: int, length: int, *, change: bool = False) -> None:
         """Refuse what cannot be. Raises: ReadOnlyError, BadRequestError, BadBlockError."""

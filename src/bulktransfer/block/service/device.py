@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from ..errors import BadBlockError, BadRequestError, NoBuffersError, Status, error_of
+from ..errors import BadBlockError, BadRequestError, NoBuffersError
 from .byte_device import ByteDevice, Data, Job
 from .file import BlockFile
 from .messages import Flag, Operation
@@ -25,7 +25,7 @@ class BlockDevice(ByteDevice):
     """An export of a block service, at an address; for any number of threads.
 
     buffers: how many requests of each kind (reads; everything else) are under way at most; buffer_size: bytes of one.
-    timeout: seconds for the connection, and for each answer (None: for ever).
+    timeout: seconds for the connection, and for each answer (None: for ever). network: of `tcp:` and `tls:` addresses.
     Raises: NotConnectedError (nobody serves there), BadRequestError (no such export), NoBuffersError (buffers smaller
     than a block), BulkError (refused), ValueError.
     """
@@ -121,14 +121,25 @@ class BlockDevice(ByteDevice):
         job = Job(Operation.READ, 0, block * self.block_size, length)
         pending = self._prepare(self._down, job)
         self._down.submit([pending])
-        answer = self._down.wait(pending, self._timeout)
+        self._settle(self._down, job, pending)
         try:
-            if answer.status != Status.OK:
-                raise error_of(Status(answer.status), f"read of block {block} of {self!r}")
             with memoryview(pending.buffer) as contents:
                 yield contents
         finally:
             self._down.give(pending.buffer)
+
+    def stream(self, block: int = 0, count: int | None = None) -> Iterator[memoryview]:
+        """The contents of blocks in order, a buffer at a time where they came in; what follows is under way meanwhile.
+
+        Each view lasts until the next is asked for. Without `count`, to the end of the device. Raises: BlockError,
+        BufferError (other views of it are live).
+        """
+        length = self._length(self.block_count - block if count is None else count)
+        begin = block * self.block_size
+        self._reach("read", begin, length)
+        size = self.buffer_size
+        jobs = (Job(Operation.READ, 0, begin + at, min(size, length - at)) for at in range(0, length, size))
+        return self._in_order(self._down, jobs)
 
     def flush(self) -> None:
         """Make durable every write that was answered before the call. Raises: BlockError."""
@@ -185,8 +196,6 @@ class BlockDevice(ByteDevice):
     def raw(self) -> io.RawIOBase:
         """The device as a raw file of bytes, which does not close the device; wrap it as io.BufferedRandom does."""
         return BlockFile(self)
-
-    # -- the end ---------------------------------------------------------------------------------------------------
 
     # -- the end ---------------------------------------------------------------------------------------------------
 

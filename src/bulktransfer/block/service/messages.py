@@ -1,4 +1,4 @@
-"""What client and server of the block service say: 32 bytes of meta data beside each buffer.
+"""What client and server of the block service say: 40 bytes of meta data beside each buffer.
 
 Two channels a client. On `up` (the client is the source) the client moves buffers, and each is passed back with its
 status. On `down` (the server is the source) the client passes empty buffers, each with what is to be put into it, and
@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from ..errors import Status
 
-# operation, flags (in an answer: status), none, offset within the block, request id, block, length in bytes
-LAYOUT = struct.Struct("<BBHIQQQ")
+# operation, flags (in an answer: status), none, offset within the block, request id, block, length in bytes, version
+LAYOUT = struct.Struct("<BBHIQQQQ")
 EXTENT = struct.Struct("<QQ")  # length, HOLE and ZERO
 META_SIZE = LAYOUT.size
 HOLE, ZERO = 1, 2
@@ -37,12 +37,17 @@ class Operation(enum.IntEnum):
 
 
 class Flag(enum.IntFlag):
-    """How it is asked; READ_ONLY is HELLO's answer."""
+    """How it is asked; READ_ONLY is HELLO's answer.
+
+    VERSIONED, of READ: the answer says which version was read (changes.py). If that is the one that the request names,
+    its length is 0 and nothing comes: whoever asks has it.
+    """
 
     FUA = 1
     NO_HOLE = 2
     FAST = 4
     READ_ONLY = 8
+    VERSIONED = 16
 
 
 class Message(NamedTuple):
@@ -54,10 +59,13 @@ class Message(NamedTuple):
     block: int = 0
     within: int = 0
     length: int = 0
+    version: int = 0
 
     def pack(self) -> bytes:
         """As meta data."""
-        return LAYOUT.pack(self.operation, self.flags, 0, self.within, self.request, self.block, self.length)
+        return LAYOUT.pack(
+            self.operation, self.flags, 0, self.within, self.request, self.block, self.length, self.version
+        )
 
 
 class Answer(NamedTuple):
@@ -69,10 +77,13 @@ class Answer(NamedTuple):
     block: int = 0
     within: int = 0
     length: int = 0
+    version: int = 0
 
     def pack(self) -> bytes:
         """As meta data."""
-        return LAYOUT.pack(self.operation, self.status, 0, self.within, self.request, self.block, self.length)
+        return LAYOUT.pack(
+            self.operation, self.status, 0, self.within, self.request, self.block, self.length, self.version
+        )
 
 
 class Malformed(Exception):
@@ -83,8 +94,8 @@ def unpack_message(meta: bytes) -> Message:
     """The request that `meta` is. Raises: Malformed."""
     if len(meta) != LAYOUT.size:
         raise Malformed(f"{len(meta)} bytes of meta data")
-    operation, flags, _, within, request, block, length = LAYOUT.unpack(meta)
-    return Message(operation, flags, request, block, within, length)
+    operation, flags, _, within, request, block, length, version = LAYOUT.unpack(meta)
+    return Message(operation, flags, request, block, within, length, version)
 
 
 def unpack_answer(meta: bytes) -> Answer:
@@ -94,4 +105,4 @@ def unpack_answer(meta: bytes) -> Answer:
         Status(message.flags)
     except ValueError:
         raise Malformed(f"the status {message.flags}") from None
-    return Answer(message.operation, message.flags, message.request, message.block, message.within, message.length)
+    return Answer(*message)

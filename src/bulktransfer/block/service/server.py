@@ -16,22 +16,26 @@ import bulktransfer as bulk
 from ..errors import BadRequestError
 from ..stopping import StopSignal
 from ..store import Store
+from .changes import Changes
 from .messages import META_SIZE
-from .session import Session
+from .session import Export, Session
 
 _log = logging.getLogger("bulktransfer.block")
 
 
 def trust_for(address: str) -> bulk.Trust:
     """FULL where memory is shared, as threads and processes of one user do; NONE towards other machines."""
-    return bulk.Trust.FULL if address.partition(":")[0] in ("local", "shm") else bulk.Trust.NONE
+    scheme, _, rest = address.partition(":")
+    if scheme == "name":  # carried by shm: unless it says by what
+        scheme = rest.partition("@")[2].partition(":")[0] or "shm"
+    return bulk.Trust.FULL if scheme in ("local", "shm") else bulk.Trust.NONE
 
 
 class BlockService:
     """Serves exports at an address until `stop`; a client that fails or vanishes harms no other.
 
     exports: stores by name; the name "" is what clients get that name none. They stay their owner's to close.
-    trust: of the channels; default FULL on `local:` and `shm:`, NONE elsewhere.
+    trust: of the channels; default FULL on `local:` and `shm:`, NONE elsewhere. network: of `tcp:` and `tls:`.
     Raises: BadRequestError (no exports), and as bulk.listen.
     """
 
@@ -43,11 +47,13 @@ class BlockService:
         trust: bulk.Trust | None = None,
         read_only: bool = False,
         limits: bulk.Limits | None = None,
+        network: bulk.Network | None = None,
         domain: bulk.Domain | None = None,
     ) -> None:
         if not exports:
             raise BadRequestError("a block service without exports")
-        self._exports = dict(exports)
+        changes = {id(store): Changes(store.size_bytes) for store in exports.values()}
+        self._exports = {name: Export(store, changes[id(store)]) for name, store in exports.items()}
         self._read_only = read_only
         self._least = min(store.block_size for store in exports.values())
         trust = trust_for(address) if trust is None else trust
@@ -56,7 +62,7 @@ class BlockService:
             bulk.ChannelSpec(direction=direction, trust=trust, meta_size=META_SIZE, callbacks=callbacks)
             for direction in (bulk.Direction.RX, bulk.Direction.TX)
         ]
-        self._listener = bulk.listen(address, specs, limits=limits, domain=domain)
+        self._listener = bulk.listen(address, specs, limits=limits, network=network, domain=domain)
         self._lock = threading.Lock()
         self._sessions: list[Session] = []
         self._past: Counter[str] = Counter()
@@ -86,7 +92,7 @@ class BlockService:
             self._listener.close()
             self._stop.close()
             self._end_sessions(patience_s)
-        for store in {id(store): store for store in self._exports.values()}.values():
+        for store in {id(export.store): export.store for export in self._exports.values()}.values():
             store.flush()
 
     def _accept(self) -> None:

@@ -12,6 +12,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import bulktransfer as bulk
 
@@ -25,6 +26,7 @@ from ..errors import (
     Status,
 )
 from ..store import Store
+from .changes import UNKNOWN, Changes
 from .messages import EXTENT, HOLE, ZERO, Answer, Flag, Malformed, Message, Operation, unpack_message
 
 BATCH = 64
@@ -33,15 +35,22 @@ _log = logging.getLogger("bulktransfer.block")
 _Act = Callable[["Session", Message, bulk.Buffer], Answer]
 
 
+class Export(NamedTuple):
+    """A store, and what changes in it."""
+
+    store: Store
+    changes: Changes
+
+
 class Session:
     """One client, until its channels end; `start`, then `join`, perhaps after `close`."""
 
-    def __init__(self, up: bulk.Channel, down: bulk.Channel, exports: Mapping[str, Store], read_only: bool) -> None:
+    def __init__(self, up: bulk.Channel, down: bulk.Channel, exports: Mapping[str, Export], read_only: bool) -> None:
         self._up = up
         self._down = down
         self._exports = exports
         self._read_only = read_only
-        self._store: Store | None = None
+        self._chosen: Export | None = None
         self.export = ""
         # A thread each, and no key comes later: others look at them meanwhile.
         names = [*(operation.name.lower() for operation in Operation), "bytes", "refused"]
@@ -121,19 +130,20 @@ class Session:
 
     # -- the operations --------------------------------------------------------------------------------------------
 
-    def _place(self, message: Message) -> tuple[Store, int]:
-        """The store, and the offset that is meant. Raises: NotConnectedError, BadRequestError, BadBlockError."""
-        store = self._store
-        if store is None:
+    def _place(self, message: Message) -> tuple[Export, int]:
+        """The export, and the offset that is meant. Raises: NotConnectedError, BadRequestError, BadBlockError."""
+        chosen = self._chosen
+        if chosen is None:
             raise NotConnectedError("no export was chosen")
+        store = chosen.store
         if message.within >= store.block_size:
             raise BadRequestError(f"byte {message.within} of a block of {store.block_size}")
         offset = message.block * store.block_size + message.within
         if offset + message.length > store.size_bytes:
             raise BadBlockError(f"block {message.block} of {store.block_count}")
-        return store, offset
+        return chosen, offset
 
-    def _changing(self, message: Message) -> tuple[Store, int]:
+    def _changing(self, message: Message) -> tuple[Export, int]:
         """The same, of a message that changes something. Raises: and ReadOnlyError."""
         store, offset = self._place(message)
         if self._read_only:
@@ -146,61 +156,68 @@ class Session:
         except UnicodeDecodeError:
             raise BadRequestError("the name of an export is not UTF-8") from None
         buffer.length = 0
-        store = self._exports.get(name)
-        if store is None:
+        chosen = self._exports.get(name)
+        if chosen is None:
             raise BadRequestError(f"there is no export {name!r}")
+        store = chosen.store
         if buffer.size < store.block_size:
             raise NoBuffersError(f"buffers of {buffer.size} bytes for blocks of {store.block_size}")
-        self._store, self.export = store, name
+        self._chosen, self.export = chosen, name
         flags = Flag.READ_ONLY if self._read_only or store.read_only else 0
         return Answer(message.operation, Status.OK, message.request, store.size_bytes, flags, store.block_size)
 
     def _write(self, message: Message, buffer: bulk.Buffer) -> Answer:
-        store, offset = self._changing(message)
+        (store, changes), offset = self._changing(message)
         if message.length != buffer.length or not message.length:
             raise BadRequestError(f"a write of {message.length} bytes with a buffer of {buffer.length}")
-        with memoryview(buffer) as data:
+        with memoryview(buffer) as data, changes.changing(offset, message.length):
             store.write(offset, data, fua=bool(message.flags & Flag.FUA))
         return Answer(*_echo(message))
 
     def _flush(self, message: Message, buffer: bulk.Buffer) -> Answer:
-        store, _ = self._place(message)
-        store.flush()
+        chosen, _ = self._place(message)
+        chosen.store.flush()
         return Answer(*_echo(message))
 
     def _trim(self, message: Message, buffer: bulk.Buffer) -> Answer:
-        store, offset = self._changing(message)
-        store.trim(offset, message.length, fua=bool(message.flags & Flag.FUA))
+        (store, changes), offset = self._changing(message)
+        with changes.changing(offset, message.length):
+            store.trim(offset, message.length, fua=bool(message.flags & Flag.FUA))
         return Answer(*_echo(message))
 
     def _zeroes(self, message: Message, buffer: bulk.Buffer) -> Answer:
-        store, offset = self._changing(message)
+        (store, changes), offset = self._changing(message)
         flags = message.flags
-        store.write_zeroes(
-            offset,
-            message.length,
-            may_trim=not flags & Flag.NO_HOLE,
-            fast=bool(flags & Flag.FAST),
-            fua=bool(flags & Flag.FUA),
-        )
+        with changes.changing(offset, message.length):
+            store.write_zeroes(
+                offset,
+                message.length,
+                may_trim=not flags & Flag.NO_HOLE,
+                fast=bool(flags & Flag.FAST),
+                fua=bool(flags & Flag.FUA),
+            )
         return Answer(*_echo(message))
 
     def _read(self, message: Message, buffer: bulk.Buffer) -> Answer:
-        store, offset = self._place(message)
+        (store, changes), offset = self._place(message)
         if not message.length:
             raise BadRequestError("a read of nothing")
         if message.length > buffer.size:
             raise NoBuffersError(f"a read of {message.length} bytes into a buffer of {buffer.size}")
+        version = changes.version(offset, message.length) if message.flags & Flag.VERSIONED else UNKNOWN
+        if version != UNKNOWN and version == message.version:
+            buffer.length = 0
+            return Answer(*_echo(message)[:5], 0, version)
         buffer.length = message.length
         with memoryview(buffer) as into:
             store.read_into(offset, into)
-        return Answer(*_echo(message))
+        return Answer(*_echo(message), version)
 
     def _extents(self, message: Message, buffer: bulk.Buffer) -> Answer:
-        store, offset = self._place(message)
+        chosen, offset = self._place(message)
         limit = buffer.size // EXTENT.size
         records: list[bytes] = []
-        for extent in store.extents(offset, message.length):
+        for extent in chosen.store.extents(offset, message.length):
             if len(records) == limit:
                 break
             records.append(EXTENT.pack(extent.length, (HOLE if extent.hole else 0) | (ZERO if extent.zero else 0)))
