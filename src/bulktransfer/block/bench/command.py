@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import bulktransfer as bulk
 
 from ..service.device import BlockDevice
-from . import workload
+from . import chain, plain, workload
 from .workload import Figures
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ def add_parser(commands: _Subparsers) -> None:
     parser.add_argument("--connect", metavar="ADDRESS", help="a block service that runs; overwrites 4 MiB")
     parser.add_argument("--export", default="", metavar="NAME", help="which of its exports")
     parser.add_argument("--runs", type=int, default=100, help="runs of each load (default 100; the report: 1000)")
+    parser.add_argument(
+        "--chain",
+        action="store_true",
+        help="instead: 1 MiB after 1 MiB through Figure 7.1 (shm, client, tcp), beside the network backend alone",
+    )
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
 
 
@@ -84,11 +89,37 @@ def show(found: list[Figures], as_json: bool) -> None:
         print(f"{one.name:26}" + "".join(f"{time:10.1f}" for time in times) + f"{one.blocks_per_s:12,.0f}")
 
 
+def show_chain(found: dict[str, list[chain.Way]], as_json: bool) -> None:
+    """Print what was found of Figure 7.1."""
+    if as_json:
+        print(json.dumps({what: [way._asdict() for way in ways] for what, ways in found.items()}))
+        return
+    for what, ways in found.items():
+        print(
+            f"sequential {what}, 1 MiB, {plain.WINDOW} under way{'GB/s':>14}   part of plain (to reach: {chain.REACH})"
+        )
+        for way in ways:
+            print(f"  {way.name:40}{way.gb_per_s:10.2f}   {way.part:.2f} ({way.least:.2f}-{way.most:.2f})")
+
+
+def run_chain(args: argparse.Namespace) -> int:
+    """Measure Figure 7.1; the exit status."""
+    try:
+        found = chain.measure(rounds=max(3, min(11, args.runs)), count=16 * min(args.runs, 50))
+    except (OSError, bulk.BulkError) as error:
+        print(f"bulk block bench: {error}", file=sys.stderr)
+        return CANNOT
+    show_chain(found, args.json)
+    return OK
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure, and print; the exit status, as the help says."""
     if args.runs < 1:
         print("bulk block bench: --runs takes a positive number", file=sys.stderr)
         return CANNOT
+    if args.chain:
+        return run_chain(args)
     try:
         with contextlib.ExitStack() as stack:
             address = args.connect or stack.enter_context(served())
