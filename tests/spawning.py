@@ -67,6 +67,10 @@ class Child:
         except (EOFError, ConnectionResetError):
             raise AssertionError(self._report("closed its pipe instead of answering")) from None
 
+    def fileno(self) -> int:
+        """A descriptor that is readable when it has sent something, or has ended."""
+        return int(self._pipe.fileno())
+
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
 
