@@ -10,6 +10,7 @@ import pytest
 import bulktransfer as bulk
 import foreign
 from bulktransfer import BufferState, ChannelSpec, Direction, EventKind, Role, Trust
+from meeting import Background
 from worlds import PATIENCE_S, World, nothing_comes, take, together, until_the_end
 
 SECRET = b"sixteen bytes or more, in a file"
@@ -108,6 +109,22 @@ def test_what_nobody_asks_about_is_told_when_there_is_nothing_else_to_do(world):
     take(channel, EventKind.MOVE_RECEIVED)  # and never calls again: the helper tells
     while stranger.frame().consumed < stranger.sent:
         continue
+
+
+def test_words_that_come_before_contents_do_not_send_a_sleeper_back_to_sleep(world):
+    channel, stranger = meet(world, Direction.RX, wait="block")
+    together(lambda: stranger.assign(1, bytes(16), 3, 65536), lambda: take(channel, EventKind.POOL_ASSIGNED))
+    contents = bytes(range(200)) * 100
+    stranger.send(foreign.MOVE, slot=1, index=0, body=contents)
+    channel.pass_(take(channel, EventKind.MOVE_RECEIVED).buffer)
+    stranger.entry(foreign.PASS)
+    before = channel.statistics()["waits"]
+    receiving = Background(lambda: take(channel, EventKind.MOVE_RECEIVED))
+    while channel.statistics()["waits"] == before:  # it sleeps, or is about to
+        continue
+    # One segment, one wake-up: the head says that the pass was taken, and most of the contents are left to be read.
+    stranger.send(foreign.MOVE, slot=1, index=1, body=contents)
+    assert receiving.result().buffer.tobytes() == contents
 
 
 def test_what_a_stranger_refuses_comes_back(world):

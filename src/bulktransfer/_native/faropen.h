@@ -151,20 +151,22 @@ static inline void bt_far_retire(bt_link *link) {
 }
 
 /* Wait for what the peer says, at most `timeout_ms` (-1: for ever); whatever else wakes the bed ends it, too. As
- * bt_bed_sleep. Pieces of something long are read without waking anybody. */
+ * bt_bed_sleep. Pieces of something long are read without waking anybody. The bed is edge-triggered: nobody sleeps
+ * before the stream was read dry, also where what was read first is no news for the caller (words of the peer's). */
 static inline int bt_far_sleep(bt_link *link, bt_helper *h, int bed, int timeout_ms, int outcomes) {
     bt_far *far = link->far;
     uint64_t end = timeout_ms < 0 ? 0 : bt_helper_now() + (uint64_t)timeout_ms * 1000000;
-    int bits;
+    int bits, dry = 1;
     atomic_fetch_add_explicit(&far->attended, 1, memory_order_acq_rel); /* with bt_helper_look */
     for (;;) {
-        bits = bt_bed_sleep(bed, timeout_ms);
-        if (bits != BT_BY_SOCKET) break;
+        bits = bt_bed_sleep(bed, dry ? timeout_ms : 0);
+        if (bits != BT_BY_SOCKET && (dry || bits)) break;
         bt_helper_seen(far);
-        bt_far_fetch(link, 0);
+        dry = bt_far_fetch(link, 0) & BT_FETCH_DRY;
         if (bt_news(link, outcomes) || atomic_load_explicit(&far->over, memory_order_relaxed)) break;
         if (timeout_ms >= 0) {
             uint64_t now = bt_helper_now();
+            if (now >= end && !dry) break; /* the caller reads on before it sleeps again */
             timeout_ms = now >= end ? 0 : (int)((end - now + 999999) / 1000000);
         }
     }
