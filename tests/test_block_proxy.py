@@ -332,6 +332,46 @@ def test_another_disk_in_the_servers_place_is_not_taken_for_the_old_one(store: b
                 assert not any(other.read(0, 4096))
 
 
+def test_a_pool_that_a_lost_server_had_not_answered_for_is_asked_of_the_next(store: block.Store) -> None:
+    asked = threading.Event()
+    answers: list[bulk.Answer] = []
+
+    def keep_waiting(event: bulk.Event) -> None:
+        answers.append(event.channel.defer(event, lambda outcome: None))
+        asked.set()
+
+    callbacks = bulk.Callbacks(pool_assigned=keep_waiting)
+    specs = [
+        bulk.ChannelSpec(direction=direction, trust=bulk.Trust.NONE, meta_size=META_SIZE, callbacks=callbacks)
+        for direction in (bulk.Direction.RX, bulk.Direction.TX)
+    ]
+    listener = bulk.listen("tcp://127.0.0.1:0", specs, domain=bulk.Domain())
+    accepted: list[bulk.Channel] = []
+
+    def accept() -> None:  # whoever waits serves the requests of all channels of its domain
+        with contextlib.suppress(bulk.ClosedChannelError):
+            while True:
+                accepted.extend(listener.accept())
+
+    server = threading.Thread(target=accept)
+    server.start()
+    devices: list[block.BlockDevice] = []
+    with between(listener.address, reconnect=30.0) as proxy:
+        user = threading.Thread(target=lambda: devices.append(device_at(proxy.address)))
+        user.start()
+        assert asked.wait(30)
+        listener.close()
+        server.join()
+        for channel in accepted:
+            channel.close()
+        with running({"": store}, listener.address):
+            user.join()
+            devices[0].write(1, b"p" * 4096)
+            assert store.read(4096, 4096) == b"p" * 4096
+            devices[0].close()
+    answers.clear()
+
+
 def test_who_waited_in_vain_is_told(store: block.Store) -> None:
     with (
         running({"": store}, "tcp://127.0.0.1:0") as first,

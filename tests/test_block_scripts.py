@@ -13,7 +13,7 @@ SCRIPTS = Path(__file__).parent.parent / "benchmarks" / "block"
 
 @pytest.mark.watchdog(240)
 def test_every_client_gets_what_it_wrote_through_figure_7_1() -> None:
-    command = [sys.executable, str(SCRIPTS / "clients.py"), "--ways", "client", "--size", "96M", "--files", "40"]
+    command = [sys.executable, str(SCRIPTS / "clients.py"), "--ways", "client", "--size", "64M", "--files", "20"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     if done.returncode == 2:
         pytest.skip("none of the clients is installed")

@@ -105,6 +105,27 @@ def test_trim_zeroes_and_extents(device: block.BlockDevice) -> None:
     assert runs[1] == block.Extent(32 * 4096, hole=True, zero=True)
 
 
+def test_blocks_go_past_the_page_cache_from_and_into_bulk_buffers(tmp_path: Path) -> None:
+    """Received buffers are whole pages: what O_DIRECT needs."""
+
+    class Watched(block.FileStore):
+        direct_uses = 0
+        uses = 0
+
+        def _descriptor(self, offset: int, memory: memoryview) -> int:
+            fd = super()._descriptor(offset, memory)
+            self.uses += 1
+            self.direct_uses += fd == self._direct_fd
+            return fd
+
+    with Watched(tmp_path / "image", create_bytes=SIZE, direct=True) as store, running({"": store}) as service:
+        with device_at(service.address, buffers=4, buffer_size=64 << 10) as device:
+            data = random.Random(9).randbytes(300 * 4096)
+            device.write(5, data, fua=True)
+            assert device.read(5, 300) == data
+        assert store.direct_uses == store.uses >= 2 * 300 // 16
+
+
 def test_more_extents_than_a_buffer_holds(tmp_path: Path) -> None:
     with block.FileStore(tmp_path / "image", create_bytes=SIZE) as store:
         for n in range(0, BLOCKS, 2):
@@ -173,7 +194,8 @@ def test_asyncio_forms(device: block.BlockDevice) -> None:
         assert contents == [bytes([n]) * 4096 for n in range(40)]
         await device.awrite_many([(50, b"a" * 4096), (51, b"b" * 4096)], fua=True)
         assert await device.aread_many([(50, 1), (51, 1)]) == [b"a" * 4096, b"b" * 4096]
-        await device.atrim(50, 2)
+        await device.atrim(50, 1)
+        await device.awrite_zeroes(51, 1)
         assert await device.aread(50, 2) == bytes(8192)
 
     asyncio.run(work())

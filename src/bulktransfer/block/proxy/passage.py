@@ -72,6 +72,7 @@ class Passage:
         self._away: dict[bulk.Buffer, Request] = {}  # what the server has
         self._lost: dict[bulk.Buffer, Request] = {}  # what it had when it was lost, and is not back yet
         self._asked: list[bulk.Answer] = []  # what the user wants of its pools, and the server has not heard
+        self._deciding: list[bulk.Answer] = []  # what it has heard, and not answered
         self.over = False
 
     def start(self) -> None:
@@ -242,15 +243,16 @@ class Passage:
         uplink = self._uplink
         assert uplink is not None
         side = self._local.index(answer.channel)
+        self._deciding.append(answer)
         act = uplink.assign if answer.operation == "assign" else uplink.remove
         act(side, answer.pool, lambda error: self._decided(answer, error))
 
     def _decided(self, answer: bulk.Answer, error: BaseException | None) -> None:
-        if has_ended(error) and not self.over and answer.operation == "assign":
-            self._asked.append(answer)  # the next server may want it, and if there is none the channel ends
-            return
+        if answer not in self._deciding or has_ended(error):
+            return  # the server is lost: the next one is asked, and if there is none the user's channel ends
+        self._deciding.remove(answer)
         with contextlib.suppress(bulk.BulkError):  # the user withdrew, or its channel ended, which its end says
-            if error is None or has_ended(error):
+            if error is None:
                 answer.accept()
             else:
                 answer.refuse(error)
@@ -296,6 +298,8 @@ class Passage:
         self._lost.update(self._away)
         self._away.clear()
         self._questions.clear()
+        self._asked += self._deciding
+        self._deciding.clear()
         self.settle()
         now = time.monotonic()
         if was_ready:

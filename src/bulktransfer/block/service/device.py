@@ -191,6 +191,10 @@ class BlockDevice(ByteDevice):
         """As trim. Raises: BlockError."""
         await self._elsewhere(self.trim, block, count)
 
+    async def awrite_zeroes(self, block: int, count: int = 1, *, may_trim: bool = True) -> None:
+        """As write_zeroes. Raises: BlockError."""
+        await self._elsewhere(self.write_zeroes, block, count, may_trim=may_trim)
+
     # -- a file ----------------------------------------------------------------------------------------------------
 
     def raw(self) -> io.RawIOBase:
