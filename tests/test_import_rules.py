@@ -37,8 +37,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flow": {PUBLIC},
     "block": {PUBLIC},
     "streams": {PUBLIC},
+    "observe": {PUBLIC},
     "bench": {PUBLIC},
-    "cli": {PUBLIC, "bench", "block", "testing"},  # a user of what they offer; `bulk check` is tests 0 to 6 of testing
+    "cli": {
+        PUBLIC,
+        "bench",
+        "block",
+        "observe",
+        "testing",
+    },  # a user of what they offer; `bulk check` is tests 0 to 6 of testing
     "testing": {"spec", "abc", "errors", PUBLIC},
     "__main__": {"cli"},
 }
@@ -58,7 +65,7 @@ OUTSIDE: dict[str, set[str]] = {
     },  # what it compares with, where installed
     "arrow": {"pyarrow"},
     "objects": {"libc", "cpython", "torch"},  # torch on demand: how its tensors travel
-    "cli": {"numpy", "rich"},
+    "cli": {"numpy", "rich", "shtab"},
     "names": {"zenoh"},  # on demand, where it is asked for
     "flow": {"numpy"},
     "streams": {"numpy"},

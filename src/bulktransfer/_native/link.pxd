@@ -1,9 +1,13 @@
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 from bulktransfer._native.carrier cimport bt_entry, bt_link
+from bulktransfer._native.statistics cimport bt_record
 
 cdef class LinkCore:
     cdef bt_link* link
+    cdef bt_record* record
+    cdef uint64_t* sent  # by act; these and the next are in the record, for others to see
+    cdef uint64_t* received
     cdef uint32_t generation
     cdef readonly uint32_t number
     cdef public int stage

@@ -31,6 +31,7 @@ from bulktransfer._native.farlink cimport BT_FETCH_NEWS
 from bulktransfer._native.kernel cimport Descriptor, Mapping, bt_registry_add_fd, registry
 from bulktransfer._native.kernel import table_full
 from bulktransfer._native.slots cimport Slots
+from bulktransfer._native.statistics cimport bt_record_write, drop_record, new_record
 
 cdef enum: INBOX_MAX = 256
 cdef bt_carrier* the_carrier = NULL
@@ -63,9 +64,16 @@ cdef class LinkCore:
         self.generation = registry().generation
         self.inbox = _deque()
         self.pidfd = -1
+        self.record = new_record()
+        self.sent, self.received = self.record.counters, self.record.counters + 4
 
     def __dealloc__(self):
         self.let_go(self.link)
+        drop_record(self.record)
+
+    def show(self, bytes text not None):
+        """Say `text` of this channel to whoever looks at this process."""
+        bt_record_write(self.record, text, len(text))
 
     cdef void let_go(self, bt_link* link) noexcept:
         if link == NULL:

@@ -48,6 +48,8 @@ cdef class Pool(Slots):
         self.ended = []
         self.lease_watches = set()
         self.allocator_open = home
+        where = "true" if home else "false"
+        self.show(f'{{"kind": "pool", "id": "{id.hex}", "size": {size}, "home": {where}}}'.encode())
 
     def __init__(self, *args, **kwargs):
         pass

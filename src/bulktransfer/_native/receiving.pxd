@@ -15,7 +15,6 @@ cdef class ReceiveCore(SendCore):
     cdef bint lazy
     cdef bint arriving  # by value: of the entry at the head not all is there
     cdef uint64_t control_seen
-    cdef uint64_t received[4]
     cdef uint64_t refused_here, refused_there
     cdef uint64_t last_passed, last_refusals  # when the channel ended
 

@@ -1,8 +1,8 @@
 /* What must not survive a fork: the ranges and descriptors that this process holds for its domains.
  *
  * Knows: addresses and descriptor numbers. Must not know: what they are for, or Python.
- * In the child, before anything else runs, every range becomes private zero pages and every descriptor is
- * closed (design rule 21); `generation` tells every object that it belongs to the parent.
+ * In the child, before anything else runs, every range becomes private zero pages, every descriptor is closed (design
+ * rule 21), and what is kept becomes a private copy; `generation` tells every object that it belongs to the parent.
  */
 #ifndef BT_REGISTRY_H
 #define BT_REGISTRY_H
@@ -26,6 +26,9 @@ typedef struct bt_registry {
     size_t range_count, range_room;
     int *fds;
     size_t fd_count, fd_room;
+    void *kept;              /* shared memory that a child goes on using, as a copy of its own; NULL: there is none */
+    size_t kept_size;
+    const size_t *kept_used; /* how much of it, from the start */
 } bt_registry;
 
 static inline int bt_registry_add_range(bt_registry *r, void *address, size_t size) {
@@ -82,8 +85,20 @@ static inline void bt_registry_close(bt_registry *r, int fd) {
     close(fd);
 }
 
+/* A private copy takes the place of what is kept; zeroes, if there is no memory. */
+static inline void bt_registry_copy_kept(bt_registry *r) {
+    size_t used = (*r->kept_used + 4095) & ~(size_t)4095;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void *copy = mmap(NULL, used, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (copy != MAP_FAILED) memcpy(copy, r->kept, used);
+    mmap(r->kept, r->kept_size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, -1, 0);
+    if (copy != MAP_FAILED) (void)mremap(copy, used, used, MREMAP_MAYMOVE | MREMAP_FIXED, r->kept);
+    r->kept = NULL;
+}
+
 /* Runs in the child, with the lock held since before the fork. Only calls that are safe there. */
 static inline void bt_registry_forked(bt_registry *r) {
+    if (r->kept) bt_registry_copy_kept(r);
     for (size_t i = 0; i < r->range_count; i++)
         mmap(r->ranges[i].address, r->ranges[i].size, PROT_READ | PROT_WRITE,
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);

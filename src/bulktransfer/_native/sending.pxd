@@ -13,7 +13,6 @@ cdef class SendCore(LinkCore):
     cdef Assignment recent
     cdef object outcomes
     cdef bint may_have_outcomes
-    cdef uint64_t sent[4]
 
     cdef int check_sender(self, int act) except -1
     cdef Assignment assignment_of(self, Buffer buffer, int act)

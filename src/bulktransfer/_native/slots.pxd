@@ -2,6 +2,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from bulktransfer._native.kernel cimport Mapping
 from bulktransfer._native.ledger cimport bt_pool
+from bulktransfer._native.statistics cimport bt_record
 
 cdef inline uint64_t* fresh_of(bt_pool* pool, uint32_t index) noexcept:
     """How many bytes from the start came with what a buffer holds now; NULL: all of it is seen by others anyway."""
@@ -12,6 +13,7 @@ cdef inline uint64_t* fresh_of(bt_pool* pool, uint32_t index) noexcept:
 
 cdef class Slots:
     cdef bt_pool c
+    cdef bt_record* record
     cdef void** handles
     cdef uint32_t* free
     cdef readonly object id

@@ -15,6 +15,7 @@ from bulktransfer._native.ledger cimport (
     BT_FREE, BT_GIVE_BACK, BT_INVALID, BT_READ_WRITE, bt_act, bt_guard_begin, bt_guard_end, bt_guard_for, bt_guard_set,
     bt_bit_words, bt_slot,
 )
+from bulktransfer._native.statistics cimport bt_record_write, drop_record, free_slots, new_record, new_slots, show_slots
 from bulktransfer._native.table cimport table
 
 cdef tuple STATE = tuple(sorted(states.BufferState, key=lambda s: s.value))
@@ -30,12 +31,14 @@ cdef class Slots:
         cdef uint32_t i
         if id is None:
             raise TypeError("pools come from an Allocator or an assignment")
-        self.c.slots = <bt_slot*> calloc(count, sizeof(bt_slot))
+        self.c.slots = new_slots(count)
         self.handles = <void**> calloc(count, sizeof(void*))
         self.free = <uint32_t*> malloc(count * sizeof(uint32_t)) if home else NULL
-        if self.c.slots == NULL or self.handles == NULL or (home and self.free == NULL):
+        if self.handles == NULL or (home and self.free == NULL):
             raise MemoryError(f"no memory to keep {count} buffers")
         self.c.count = count
+        self.record = new_record()
+        show_slots(self.record, self.c.slots, count)
         self.c.size = size
         self.c.shared = shared
         self.c.home = home
@@ -61,11 +64,16 @@ cdef class Slots:
     def __dealloc__(self):
         if self.c.twin != NULL:
             bt_twin_leave(self.c.twin, 0)
-        free(self.c.slots)
+        free_slots(self.c.slots, self.c.count)
+        drop_record(self.record)
         free(self.c.taken)
         free(self.c.fresh)
         free(self.handles)
         free(self.free)
+
+    def show(self, bytes text not None):
+        """Say `text` of this pool to whoever looks at this process."""
+        bt_record_write(self.record, text, len(text))
 
     cdef uint64_t* taken_bits(self) except NULL:
         """Bits of the buffers into which contents land from another machine."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ def add_parser(commands: _Subparsers) -> None:
     parser.add_argument("--trust", choices=["none", "half", "full"], help="demanded of both channels")
     parser.add_argument("--meta-size", type=int, metavar="BYTES", help="of channels that are created (default 0)")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="for a bind (default 10)")
+    parser.add_argument("--json", action="store_true", help="print the result as a JSON object")
     add_network(parser)
 
 
@@ -63,9 +65,16 @@ def run(args: argparse.Namespace) -> int:
             return CANNOT
         for named, channel in ((args.source, a), (args.sink, b)):
             if named.created:
-                print(f"created {channel.address}", flush=True)
+                print(json.dumps({"created": channel.address}) if args.json else f"created {channel.address}", flush=True)
         forwarder.run()
-    print(f"forwarded {junction.forwarded} buffers")
+    if args.json:
+        print(
+            json.dumps(
+                {"forwarded": junction.forwarded, "error": None if junction.error is None else str(junction.error)}
+            )
+        )
+    else:
+        print(f"forwarded {junction.forwarded} buffers")
     if junction.error is not None:
         print(f"bulk forward: {type(junction.error).__name__}: {junction.error}", file=sys.stderr)
         return BROKEN

@@ -15,7 +15,7 @@ import bulktransfer as bulk
 
 from ..bench import main as bench
 from ..block import command as block
-from . import check, demo, forward, names, recv, send
+from . import check, completion, demo, doctor, forward, ls, names, recv, send
 
 INTERRUPTED = 130
 RUN = {
@@ -25,6 +25,10 @@ RUN = {
     "recv": recv.run,
     "forward": forward.run,
     "names": names.run,
+    "ls": ls.run,
+    "top": ls.run_top,
+    "doctor": doctor.run,
+    "completion": lambda args: completion.run(args, parser()),
     "bench": bench.run,
     "block": block.run,
 }
@@ -43,8 +47,11 @@ def parser() -> argparse.ArgumentParser:
     forward.add_parser(commands)
     check.add_parser(commands)
     names.add_parser(commands)
+    ls.add_parsers(commands)
+    doctor.add_parser(commands)
     bench.add_parsers(commands)
     block.add_parser(commands)
+    completion.add_parser(commands)
     return whole
 
 

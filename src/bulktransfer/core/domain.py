@@ -23,6 +23,7 @@ from typing import Any
 
 from .._native import kernel
 from .._native.channel import ChannelCore
+from .._native.statistics import open_statistics
 from .._native.waiting import Waiters
 from ..errors import ForkedError, LimitError
 
@@ -57,6 +58,7 @@ class Domain:
     """
 
     def __init__(self) -> None:
+        open_statistics()
         self.id = uuid.uuid4().bytes
         self.lock = threading.RLock()
         self.channels: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()

@@ -11,6 +11,7 @@ import os
 import warnings
 from typing import Any
 
+from .._native.statistics import note_hardened
 from ..errors import SecurityWarning
 from ..states import Trust
 
@@ -28,6 +29,7 @@ def harden() -> None:
     """
     if _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) < 0:
         raise OSError(ctypes.get_errno(), f"harden: {os.strerror(ctypes.get_errno())}")
+    note_hardened()
 
 
 def hardened() -> bool:

@@ -45,7 +45,7 @@ from ..messages import (
     Withdraw,
 )
 from ..states import ChannelAct, ChannelState, Direction, EventKind, Role, Trust, agree_roles, step_channel
-from . import ending, harden, twin
+from . import ending, harden, showing, twin
 from .arguments import WAITS, check_optional, check_wait
 from .assign import Assigning
 from .callbacks import Callbacks
@@ -153,6 +153,7 @@ class ChannelPlane(Descriptors):
         if following is None:
             raise ChannelStateError(f"{act.name.lower()} of {self!r}: not in state {self.state.name}")
         self.stage = following.value
+        showing.show(self)
 
     def check_connected(self, act: str) -> None:
         """Raise what keeps the channel from doing `act`."""
@@ -255,6 +256,7 @@ class ChannelPlane(Descriptors):
         if self._poller is not None:
             self.watch_poller()
             self._poke()
+        showing.show(self)
 
     def drop_set_up(self) -> None:
         """Let the address go."""

@@ -20,7 +20,7 @@ from ..errors import (
 )
 from ..messages import Withdraw
 from ..states import Role
-from . import far, guard, identity, twin
+from . import far, guard, identity, showing, twin
 from .deferral import Answer
 
 
@@ -130,6 +130,7 @@ class RequestBook:
         table.extend([None] * (assignment.slot + 1 - len(table)))
         table[assignment.slot] = assignment
         self.channel.enter_pool(assignment.slot, assignment)
+        showing.show(self.channel)
 
     def new_assignment(self, pool: Pool, slot: int, mine: bool) -> Assignment:
         """A pending assignment of a pool to this channel."""
@@ -165,6 +166,7 @@ class RequestBook:
             channel.table[assignment.slot] = None
             channel.enter_pool(assignment.slot, None)
             channel.unland(assignment.slot)
+            showing.show(channel)
         if assignment.request is not None:
             self.incoming.pop(assignment.request, None)
             self.asked.discard(assignment.request)
