@@ -9,6 +9,7 @@ from ._native.buffer import Buffer
 from ._native.event import Event, Transfer
 from ._native.outcome import Outcome
 from ._native.pool import Pool
+from .core.aggregate import Aggregate, Part
 from .core.allocator import Allocator
 from .core.callbacks import Callbacks
 from .core.channel import Channel
@@ -79,6 +80,8 @@ __all__ = [
     "Allocator",
     "Pool",
     "Buffer",
+    "Aggregate",
+    "Part",
     # what arrives, and who is told
     "Event",
     "Transfer",

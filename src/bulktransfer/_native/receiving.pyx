@@ -12,6 +12,7 @@ from collections import deque as _deque
 
 from bulktransfer import errors
 from bulktransfer._native.assignment cimport Assignment
+from bulktransfer._native.buffer cimport Buffer
 from bulktransfer._native.carrier cimport (
     BT_CONTROL, BT_COPY, BT_META_INLINE, BT_MOVE, BT_PASS, BT_REFUSE, BT_RELEASE, bt_entry, bt_link_consumed,
     bt_link_refresh, bt_link_refusals, bt_link_refused, bt_rx_look_again, bt_rx_refusals, bt_rx_take,
@@ -22,8 +23,8 @@ from bulktransfer._native.farlink cimport BT_DRAINED, BT_LANDED, bt_bit_is_claim
 from bulktransfer._native.ledger cimport (
     BT_A_BUFFER_RECEIVED, BT_A_COPY, BT_A_COPY_REFUSED, BT_A_COPY_RELEASED, BT_A_MOVE, BT_A_MOVE_RECEIVED,
     BT_A_MOVE_REFUSED, BT_A_PASS, BT_A_RELEASE, BT_ACTIVE, BT_INVALID, BT_OK, BT_PENDING, BT_QUEUED, BT_READ_WRITE,
-    BT_REFUSED, BT_VIOLATION, bt_arrived_copy,
-    bt_arrived_owner, bt_copy_back, bt_may_remove, bt_owner_back, bt_slot,
+    BT_REFUSED, BT_VIOLATION, bt_arrived_copy, bt_arrived_owner, bt_bit,
+    bt_copy_back, bt_may_remove, bt_owner_back, bt_slot,
 )
 from bulktransfer._native.outcome cimport Outcome
 from bulktransfer._native.pool cimport Pool
@@ -395,3 +396,21 @@ cdef class ReceiveCore(SendCore):
     def queued_events(self):
         """Number of events taken from the ring and not yet received."""
         return len(self.queue)
+
+    def holds_copy(self, Buffer buffer not None):
+        """Whether a copy of `buffer` came over this channel and is held."""
+        cdef Assignment a
+        for item in self.table:
+            a = <Assignment> item
+            if a is not None and a.pool is buffer.pool and bt_bit(a.c.in_copies, buffer.index):
+                return True
+        return False
+
+    def lends_copy(self, Buffer buffer not None):
+        """Whether a copy of `buffer` went out over this channel and is not back."""
+        cdef Assignment a
+        for item in self.table:
+            a = <Assignment> item
+            if a is not None and a.pool is buffer.pool and bt_bit(a.c.out_copies, buffer.index):
+                return True
+        return False

@@ -18,6 +18,7 @@ cdef class SendCore(LinkCore):
     cdef Assignment assignment_of(self, Buffer buffer, int act)
     cdef object too_much_meta(self, str what, Py_ssize_t size)
     cdef int send_one(self, Buffer buffer, int act, object meta, object done) except -1
+    cdef int give_one_back(self, Buffer buffer, bint when_unused) except -1
     cdef int send_batch(self, object buffers, int act, object metas, object done) except -1
     cdef uint8_t** keep_metas(self, list notes) except NULL
     cdef int push_apart(

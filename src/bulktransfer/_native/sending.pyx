@@ -338,7 +338,7 @@ cdef class SendCore(LinkCore):
             self.expecting()
         return 0
 
-    def move(self, Buffer buffer, meta=b"", done=None):
+    def move(self, buffer, meta=b"", done=None):
         """Give the buffer away to the sink, with its contents (I-5.1.7).
 
         The call returns as soon as ownership has changed: the buffer is INVALID here. `meta`: up to meta_size bytes,
@@ -347,31 +347,41 @@ cdef class SendCore(LinkCore):
         CopiesOutstandingError, BufferError (a view is live), MetaSizeError, ChannelStateError or the channel's end,
         OSError (trust HALF: ENOMEM, the kernel grants this process no further mapping).
         """
-        if not sent_at_once(self, buffer, BT_A_MOVE, meta, done):
-            self.send_one(buffer, BT_A_MOVE, meta, done)
+        if type(buffer) is not Buffer:
+            self._send_parts("move", buffer, meta, done)
+        elif not sent_at_once(self, <Buffer> buffer, BT_A_MOVE, meta, done):
+            self.send_one(<Buffer> buffer, BT_A_MOVE, meta, done)
 
-    def copy(self, Buffer buffer, meta=b"", done=None):
+    def copy(self, buffer, meta=b"", done=None):
         """Let the sink read the buffer, which nobody writes until it was released (I-5.1.9).
 
         Raises: as move; AlreadyCopiedError (a copy is out on this channel), CopyRefusedError (within one domain).
         """
-        self.send_one(buffer, BT_A_COPY, meta, done)
+        if type(buffer) is not Buffer:
+            self._send_parts("copy", buffer, meta, done)
+        else:
+            self.send_one(<Buffer> buffer, BT_A_COPY, meta, done)
 
-    def pass_(self, Buffer buffer, meta=b"", done=None):
+    def pass_(self, buffer, meta=b"", done=None):
         """Give the buffer away to the source, without its contents (I-5.1.8).
 
         Raises: as move (DirectionError: at the source).
         """
-        if not sent_at_once(self, buffer, BT_A_PASS, meta, done):
-            self.send_one(buffer, BT_A_PASS, meta, done)
+        if type(buffer) is not Buffer:
+            self._send_parts("pass_", buffer, meta, done)
+        elif not sent_at_once(self, <Buffer> buffer, BT_A_PASS, meta, done):
+            self.send_one(<Buffer> buffer, BT_A_PASS, meta, done)
 
-    def release(self, Buffer buffer, done=None):
+    def release(self, buffer, done=None):
         """Let go of a copy that came over this channel (I-5.1.10).
 
         Raises: NotACopyError, CopiesOutstandingError (copies of it are out), BufferError (a view is live), and the
         channel's errors as for move.
         """
-        self.send_one(buffer, BT_A_RELEASE, b"", done)
+        if type(buffer) is not Buffer:
+            self._send_parts("release", buffer, b"", done)
+        else:
+            self.send_one(<Buffer> buffer, BT_A_RELEASE, b"", done)
 
     def move_many(self, buffers, metas=None, done=None):
         """Move a batch with one notification: all or none. Raises: as move; ValueError (a buffer twice)."""
@@ -391,12 +401,18 @@ cdef class SendCore(LinkCore):
         """Release a batch with one notification: all or none. Raises: as release; ValueError (a buffer twice)."""
         self.send_batch(buffers, BT_A_RELEASE, None, done)
 
-    def give_back(self, Buffer buffer not None, bint when_unused=True):
+    def give_back(self, buffer, bint when_unused=True):
         """Pass what is owned, release what is a copy (rule 19).
 
         With live views it goes when the last one dies, or, with when_unused=False, raises BufferError.
         Raises: as pass_ and release.
         """
+        if type(buffer) is Buffer:
+            self.give_one_back(<Buffer> buffer, when_unused)
+        else:
+            self._send_parts("give_back", buffer, when_unused, None)
+
+    cdef int give_one_back(self, Buffer buffer, bint when_unused) except -1:
         cdef bt_slot* s = buffer.slot()
         cdef int act = BT_A_RELEASE if s.state == BT_READ_ONLY else BT_A_PASS
         cdef Assignment a
@@ -409,8 +425,8 @@ cdef class SendCore(LinkCore):
                 verdict = bt_may_send(table(), &a.c, buffer.index, <bt_act> act)
                 raise explain(verdict, ACTS[act], buffer, f" on {self!r}")
             a.pool.give_back_on_release(buffer.index, self)
-            return
-        self.send_one(buffer, act, b"", None)
+            return 0
+        return self.send_one(buffer, act, b"", None)
 
     def check_move(self, Buffer buffer not None, meta):
         """Raise what move would; change nothing."""
@@ -430,21 +446,3 @@ cdef class SendCore(LinkCore):
             self.send_one(buffer, BT_A_RELEASE if buffer.slot().state == BT_READ_ONLY else BT_A_PASS, b"", None)
         elif self.ended is not None:
             buffer.let_go(self)
-
-    def holds_copy(self, Buffer buffer not None):
-        """Whether a copy of `buffer` came over this channel and is held."""
-        cdef Assignment a
-        for item in self.table:
-            a = <Assignment> item
-            if a is not None and a.pool is buffer.pool and bt_bit(a.c.in_copies, buffer.index):
-                return True
-        return False
-
-    def lends_copy(self, Buffer buffer not None):
-        """Whether a copy of `buffer` went out over this channel and is not back."""
-        cdef Assignment a
-        for item in self.table:
-            a = <Assignment> item
-            if a is not None and a.pool is buffer.pool and bt_bit(a.c.out_copies, buffer.index):
-                return True
-        return False

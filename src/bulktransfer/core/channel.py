@@ -32,14 +32,19 @@ from ..messages import (
 )
 from ..states import ChannelAct, ChannelState, EventKind
 from . import ending
+from . import gathering as aggregates
+from .aggregate import Aggregate
 from .deferral import Answer
 from .domain import Alarm
+from .gathering import Arrival, Gathering
 from .plane import ChannelPlane, Done
 from .requests import Request
 
 
 class Channel(ChannelPlane):
     """One direction of data between two endpoints (I-4.2.3); made by create, bind, listen, connect and pair."""
+
+    gathering: Gathering | None = None  # an aggregate that is coming
 
     def wait_bound(self, timeout: float | None = None) -> None:
         """Wait until a binder is bound, and take the bind_received event.
@@ -159,6 +164,22 @@ class Channel(ChannelPlane):
         except BaseException:
             into.length = before
             raise
+
+    # ---- aggregates ----
+
+    def _send_parts(self, act: str, thing: Any, meta: Any, done: Done | None) -> None:
+        """What is sent is no buffer: an aggregate, or a mistake."""
+        if not isinstance(thing, Aggregate):
+            raise TypeError(f"{act} takes a Buffer or an Aggregate, not {type(thing).__name__}")
+        aggregates.send(self, thing, act, meta, done)
+
+    def receive_aggregate(self, timeout: float | None = None) -> Arrival:
+        """What was sent next, whole or not at all: `.aggregate`, `.meta`, `.kind`; a buffer sent alone is one, too.
+
+        Other events stay for receive. A timeout loses nothing: the next call goes on. Where the peer dies half way,
+        what came of it is let go. Raises: as receive_buffer; ProtocolViolation (it is put together wrongly).
+        """
+        return aggregates.receive(self, timeout)
 
     # ---- the descriptor ----
 
