@@ -68,6 +68,7 @@ OUTSIDE: dict[str, set[str]] = {
     "cli": {"numpy", "rich", "shtab"},
     "names": {"zenoh"},  # on demand, where it is asked for
     "flow": {"numpy"},
+    "observe": {"opentelemetry"},  # on demand
     "streams": {"numpy"},
     "testing": {"hypothesis", "pytest"},
 }

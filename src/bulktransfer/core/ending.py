@@ -18,7 +18,7 @@ from ..errors import (
     ProtocolViolation,
 )
 from ..states import ChannelAct, ChannelState, EventKind
-from . import far, leases
+from . import far, leases, logs
 
 EndError = type[ClosedChannelError] | type[EndOfChannelError] | type[BrokenChannelError] | type[ProtocolViolation]
 
@@ -100,6 +100,7 @@ def finish(channel: Any, cls: EndError, message: str, *, graceful: bool = False)
     for waitset in tuple(channel.waitsets):
         waitset.ended(channel)
     channel.kick_all()
+    logs.ended(channel, *channel.ended[:2])
     return error
 
 

@@ -45,7 +45,7 @@ from ..messages import (
     Withdraw,
 )
 from ..states import ChannelAct, ChannelState, Direction, EventKind, Role, Trust, agree_roles, step_channel
-from . import ending, harden, showing, twin
+from . import ending, harden, logs, showing, twin
 from .arguments import WAITS, check_optional, check_wait
 from .assign import Assigning
 from .callbacks import Callbacks
@@ -257,6 +257,7 @@ class ChannelPlane(Descriptors):
             self.watch_poller()
             self._poke()
         showing.show(self)
+        logs.connected(self)
 
     def drop_set_up(self) -> None:
         """Let the address go."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .finding import Views, look
+from .finding import Views, look, view
+from .metrics import instrument
 from .view import ChannelView, PoolView, ProcessView
 
-__all__ = ["ChannelView", "PoolView", "ProcessView", "Views", "look"]
+__all__ = ["ChannelView", "PoolView", "ProcessView", "Views", "instrument", "look", "view"]

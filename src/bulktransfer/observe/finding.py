@@ -43,6 +43,11 @@ def look(uid: int | None = None) -> Views:
     return Views(tuple(found), sum(pid not in peers for pid in closed))
 
 
+def view(pid: int) -> ProcessView | None:
+    """One process; None if it does not use the library, or is gone. Raises: PermissionError (it lets nobody look)."""
+    return next(_views(pid), None)
+
+
 def _pids() -> Iterator[int]:
     return (int(entry) for entry in os.listdir(_PROC) if entry.isdecimal())
 
