@@ -65,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
             return CANNOT
         for named, channel in ((args.source, a), (args.sink, b)):
             if named.created:
-                print(json.dumps({"created": channel.address}) if args.json else f"created {channel.address}", flush=True)
+                print(
+                    json.dumps({"created": channel.address}) if args.json else f"created {channel.address}", flush=True
+                )
         forwarder.run()
     if args.json:
         print(
