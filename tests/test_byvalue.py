@@ -21,6 +21,15 @@ def world(request):
         yield world
 
 
+@pytest.fixture(params=["local", "shm", "local sealed", "shm sealed"])
+def either(request):
+    """A world where contents travel by value, and one where they travel as sealed frames."""
+    scheme, _, means = request.param.partition(" ")
+    with World(scheme) as world:
+        world.assigning = {"means": means or "by value"}
+        yield world
+
+
 def line(world, *, count=4, size=4096, **options):
     a, b = world.domains(2)
     tx, rx = world.channel(a, b, trust=NONE, **options)
@@ -52,8 +61,8 @@ def stall(world, tx, rx):
 SIZES = [0, 1, 63, 64, 65, 4095, 65535, 65536, 65537, STAGE - 1, STAGE, STAGE + 1, 3 * STAGE + 77]
 
 
-def test_contents_of_any_length_arrive_by_move_and_by_copy(world):
-    tx, rx, alloc, _ = line(world, count=1, size=4 * STAGE, meta_size=100)
+def test_contents_of_any_length_arrive_by_move_and_by_copy(either):
+    tx, rx, alloc, _ = line(either, count=1, size=4 * STAGE, meta_size=100)
     buffer = alloc.alloc()
     for size in SIZES:
         data = noise(size)
@@ -73,9 +82,9 @@ def test_contents_of_any_length_arrive_by_move_and_by_copy(world):
         take(tx, EventKind.COPY_RELEASED)
 
 
-def test_a_batch_arrives_whole_whether_it_fits_or_not(world):
+def test_a_batch_arrives_whole_whether_it_fits_or_not(either):
     for size in (4096, 2 * STAGE):
-        tx, rx, alloc, _ = line(world, count=8, size=size, meta_size=64)
+        tx, rx, alloc, _ = line(either, count=8, size=size, meta_size=64)
         buffers = alloc.alloc_many(8)
         sent = [noise(size - i) for i in range(8)]
         for buffer, data in zip(buffers, sent, strict=True):
@@ -87,8 +96,8 @@ def test_a_batch_arrives_whole_whether_it_fits_or_not(world):
             assert event.meta == b"%d" % i * 5
 
 
-def test_a_ring_that_is_full_keeps_contents_and_order(world):
-    tx, rx, alloc, _ = line(world, count=16, size=8192, limits=bulk.Limits(slot_count=2))
+def test_a_ring_that_is_full_keeps_contents_and_order(either):
+    tx, rx, alloc, _ = line(either, count=16, size=8192, limits=bulk.Limits(slot_count=2))
     sent = []
     for i in range(16):
         buffer = alloc.alloc()
@@ -98,8 +107,8 @@ def test_a_ring_that_is_full_keeps_contents_and_order(world):
     assert [take(rx, EventKind.MOVE_RECEIVED).buffer.tobytes() for _ in range(16)] == sent
 
 
-def test_nothing_beyond_the_length_reaches_the_other_side(world):
-    tx, rx, alloc, _ = line(world)
+def test_nothing_beyond_the_length_reaches_the_other_side(either):
+    tx, rx, alloc, _ = line(either)
     buffer = alloc.alloc()
     buffer.put(b"secret" * 100)
     buffer.put(b"public")
@@ -119,8 +128,8 @@ def outboxes():
                 yield memory.read(end - first)
 
 
-def test_what_the_length_grows_over_is_zeroed(world):
-    tx, rx, alloc, _ = line(world, count=1)
+def test_what_the_length_grows_over_is_zeroed(either):
+    tx, rx, alloc, _ = line(either, count=1)
     buffer = alloc.alloc()
     buffer.put(b"a long one" * 10)
     tx.move(buffer)
@@ -167,6 +176,34 @@ def test_what_was_accepted_arrives_though_neither_side_calls_again(spawn, tmp_pa
         assert [event.kind for event in until_the_end(chan)] == [EventKind.TEARDOWN_RECEIVED]
 
 
+def dies(pipe, address, means):
+    """Copies a buffer, and waits to be killed."""
+    import bulktransfer as bulk
+
+    with bulk.create(address, direction=bulk.Direction.TX, trust=bulk.Trust.NONE) as chan:
+        chan.wait_bound(20)
+        alloc = bulk.Allocator(count=1, size=8192)
+        chan.assign_pool(alloc.pool, means=means)
+        buffer = alloc.alloc()
+        buffer.put(b"last words")
+        chan.copy(buffer)
+        pipe.send("sent")
+        pipe.recv()
+
+
+@pytest.mark.parametrize("means", ["by value", "sealed"])
+def test_a_sink_that_begins_to_wait_when_its_source_is_dead_hears_of_it(spawn, means):
+    child = spawn(dies, "shm:dies", means)
+    with bulk.bind("shm:dies", timeout=PATIENCE_S) as chan:
+        take(chan, EventKind.POOL_ASSIGNED)
+        assert child.receive() == "sent"
+        there = take(chan, EventKind.COPY_RECEIVED).buffer
+        child.kill()
+        with pytest.raises(bulk.BrokenChannelError):
+            chan.receive()  # for ever, if it had to be told by a bell
+        assert there.tobytes() == b"last words"
+
+
 def test_a_buffer_is_not_used_again_before_its_last_byte_is_out(world):
     tx, rx, alloc, _ = line(world, count=2, size=4 * STAGE)
     stall(world, tx, rx)
@@ -186,16 +223,16 @@ def test_a_buffer_is_not_used_again_before_its_last_byte_is_out(world):
     assert moved.state is copied.state is READ_WRITE
 
 
-def test_memory_that_nobody_has_any_more_stays_until_its_last_byte_is_out(world):
-    tx, rx, alloc, _ = line(world, count=1, size=4 * STAGE)
-    stall(world, tx, rx)
+def test_memory_that_nobody_has_any_more_stays_until_its_last_byte_is_out(either):
+    tx, rx, alloc, _ = line(either, count=1, size=4 * STAGE)
+    stall(either, tx, rx)
     buffer = alloc.alloc()
     data = noise(4 * STAGE)
     buffer.put(data)
     tx.move(buffer)
     tx.close()
-    world.made.remove(tx)
-    world.made.remove(alloc)
+    either.made.remove(tx)
+    either.made.remove(alloc)
     alloc.close()
     del tx, alloc, buffer
     gc.collect()
@@ -203,9 +240,9 @@ def test_memory_that_nobody_has_any_more_stays_until_its_last_byte_is_out(world)
     until_the_end(rx)
 
 
-def test_a_source_that_closes_waits_for_nobody_who_is_gone(world):
-    tx, rx, alloc, _ = line(world, count=1, size=4 * STAGE)
-    stall(world, tx, rx)
+def test_a_source_that_closes_waits_for_nobody_who_is_gone(either):
+    tx, rx, alloc, _ = line(either, count=1, size=4 * STAGE)
+    stall(either, tx, rx)
     buffer = alloc.alloc()
     tx.move(buffer)
     rx.close()
@@ -218,12 +255,12 @@ def test_a_source_that_closes_waits_for_nobody_who_is_gone(world):
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 
-def test_a_second_copy_is_drained_unread_and_what_was_read_stays(world):
-    a, b = world.domains(2)
-    one, other = world.channel(a, b, trust=NONE), world.channel(a, b, trust=NONE)
-    alloc = world.allocator(a, count=2, size=3 * STAGE)
-    there = world.assign(*one, alloc.pool)
-    assert world.assign(*other, alloc.pool) is there
+def test_a_second_copy_is_drained_unread_and_what_was_read_stays(either):
+    a, b = either.domains(2)
+    one, other = either.channel(a, b, trust=NONE), either.channel(a, b, trust=NONE)
+    alloc = either.allocator(a, count=2, size=3 * STAGE)
+    there = either.assign(*one, alloc.pool)
+    assert either.assign(*other, alloc.pool) is there
     buffer, next_one = alloc.alloc_many(2)
     data = noise(3 * STAGE)
     buffer.put(data)
@@ -241,14 +278,14 @@ def test_a_second_copy_is_drained_unread_and_what_was_read_stays(world):
     assert buffer.state is READ_WRITE
 
 
-def test_a_buffer_comes_home_from_whom_it_was_sent_to_only(world):
-    a, b, c = world.domains(3)
-    to_b, to_c = world.channel(a, b, trust=NONE), world.channel(a, c, trust=NONE)
-    between = world.channel(b, c, trust=NONE)
-    alloc = world.allocator(a, count=1)
-    at_b = world.assign(*to_b, alloc.pool)
-    world.assign(*to_c, alloc.pool)
-    world.assign(*between, at_b)
+def test_a_buffer_comes_home_from_whom_it_was_sent_to_only(either):
+    a, b, c = either.domains(3)
+    to_b, to_c = either.channel(a, b, trust=NONE), either.channel(a, c, trust=NONE)
+    between = either.channel(b, c, trust=NONE)
+    alloc = either.allocator(a, count=1)
+    at_b = either.assign(*to_b, alloc.pool)
+    either.assign(*to_c, alloc.pool)
+    either.assign(*between, at_b)
     buffer = alloc.alloc()
     buffer.put(b"a loan")
     to_b[0].move(buffer)
@@ -264,13 +301,13 @@ def test_a_buffer_comes_home_from_whom_it_was_sent_to_only(world):
     assert take(to_b[0], EventKind.BUFFER_RECEIVED).buffer is buffer
 
 
-def test_a_channel_that_closes_half_way_leaves_the_twin_free(world):
-    a, b = world.domains(2)
-    one, other = world.channel(a, b, trust=NONE), world.channel(a, b, trust=NONE)
-    alloc = world.allocator(a, count=1, size=4 * STAGE)
-    there = world.assign(*one, alloc.pool)
-    world.assign(*other, alloc.pool)
-    stall(world, *one)
+def test_a_channel_that_closes_half_way_leaves_the_twin_free(either):
+    a, b = either.domains(2)
+    one, other = either.channel(a, b, trust=NONE), either.channel(a, b, trust=NONE)
+    alloc = either.allocator(a, count=1, size=4 * STAGE)
+    there = either.assign(*one, alloc.pool)
+    either.assign(*other, alloc.pool)
+    stall(either, *one)
     buffer = alloc.alloc()
     buffer.put(b"x" * 4 * STAGE)
     one[0].move(buffer)

@@ -12,6 +12,7 @@ import pytest
 
 import bulktransfer as bulk
 import worlds  # noqa: F401 - it starts the helper thread before descriptors are counted
+from bulktransfer import Trust
 from bulktransfer.testing import Subject
 from bulktransfer.testing.suite import Conformance
 from certificates import Authority
@@ -23,6 +24,14 @@ class TestLocal(Conformance):
 
 class TestShm(Conformance):
     subject = Subject("shm:")
+
+
+class TestLocalSealed(Conformance):
+    subject = Subject("local:", processes=False, only=(Trust.NONE,), assign={"means": "sealed"})
+
+
+class TestShmSealed(Conformance):
+    subject = Subject("shm:", only=(Trust.NONE,), assign={"means": "sealed"})
 
 
 class TestFullCopy(Conformance):

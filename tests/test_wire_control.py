@@ -29,13 +29,13 @@ from bulktransfer.messages import (
     Welcome,
     Withdraw,
 )
-from bulktransfer.states import Direction, Role, Trust
+from bulktransfer.states import Direction, Means, Role, Trust
 from bulktransfer.wire import control
 from bulktransfer.wire.control import decode, encode
 
 ID = bytes(range(16))
 TERMS = Terms(Direction.RX, Role.SLAVE, Trust.FULL, 64, 1024)
-REQUEST = AssignRequest(7, 3, ID, 16, 1 << 20, Trust.FULL, exposed=False)
+REQUEST = AssignRequest(7, 3, ID, 16, 1 << 20, Trust.FULL, Means.CHOSEN)
 
 ids = st.binary(min_size=16, max_size=16)
 requests, codes, slots = st.integers(0, 2**32 - 1), st.integers(0, 2**16 - 1), st.integers(0, 2**16 - 1)
@@ -68,7 +68,7 @@ STRATEGIES: dict[type[Any], st.SearchStrategy[Any]] = {
         buffer_count=st.integers(1, 2**32 - 1),
         buffer_size=st.integers(1, 2**64 - 1),
         trust=st.sampled_from(Trust),
-        exposed=st.booleans(),
+        means=st.sampled_from(Means),
     ),
     messages.AssignAnswer: st.builds(AssignAnswer, request=requests, code=codes, reason=texts),
     messages.AssignMemory: st.builds(messages.AssignMemory, request=requests),
@@ -247,7 +247,7 @@ WELCOME_ONE = encode(Welcome(ID, (TERMS,)))
         (packed(4, struct.pack("!HH", 1, 2) + b"\xc0\x80"), "Refusal: reason is not UTF-8"),  # overlong
         (packed(5, struct.pack("!IH16sIQBB", 7, 3, ID, 0, 4096, 3, 0)), "AssignRequest: buffer_count is 0"),
         (packed(5, struct.pack("!IH16sIQBB", 7, 3, ID, 1, 0, 3, 0)), "AssignRequest: buffer_size is 0"),
-        (packed(5, struct.pack("!IH16sIQBB", 7, 3, ID, 1, 4096, 3, 2)), "exposed is 2, neither 0 nor 1"),
+        (packed(5, struct.pack("!IH16sIQBB", 7, 3, ID, 1, 4096, 3, 4)), "means is 4, which is no Means"),
         (packed(12, b"\0\0\xff"), "Teardown: final is 255, neither 0 nor 1"),
     ],
 )
@@ -282,7 +282,7 @@ def test_the_largest_messages_fit() -> None:
         (dataclasses.replace(REQUEST, buffer_size=2**64), ValueError, "buffer_size"),
         (dataclasses.replace(REQUEST, buffer_size=4096.0), TypeError, "buffer_size is a float"),
         (dataclasses.replace(REQUEST, request=True), TypeError, "request is a bool"),
-        (dataclasses.replace(REQUEST, exposed=1), TypeError, "exposed is 1, not a bool"),
+        (dataclasses.replace(REQUEST, means=1), TypeError, "means is 1, not a Means"),
         (dataclasses.replace(REQUEST, trust=3), TypeError, "trust is 3, not a Trust"),
         (dataclasses.replace(REQUEST, pool_id=b"short"), ValueError, "pool_id has 5 bytes, not 16"),
         (dataclasses.replace(REQUEST, pool_id="x" * 16), TypeError, "pool_id is a str, not bytes"),

@@ -63,6 +63,7 @@ class World:
     def __init__(self, scheme: str) -> None:
         self.scheme = scheme
         self.trust = Trust.NONE if scheme in ("tcp", "tls") else Trust.FULL
+        self.assigning: dict[str, Any] = {}  # options of every assignment
         self.made: list[Any] = []
 
     def __enter__(self) -> World:
@@ -104,7 +105,7 @@ class World:
 
     def assign(self, channel: Any, other: Any, pool: Any) -> Any:
         """Bring a pool onto a channel; the pool as the other side has it."""
-        event, _ = together(lambda: other.receive(PATIENCE_S), lambda: channel.assign_pool(pool))
+        event, _ = together(lambda: other.receive(PATIENCE_S), lambda: channel.assign_pool(pool, **self.assigning))
         assert event.kind is EventKind.POOL_ASSIGNED
         return event.pool
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .states import Direction, Role, Trust
+from .states import Direction, Means, Role, Trust
 
 PROTOCOL_VERSION = 1
 
@@ -76,7 +76,7 @@ class AssignRequest:
     buffer_count: int
     buffer_size: int
     trust: Trust
-    exposed: bool
+    means: Means
 
 
 @dataclass(frozen=True, slots=True)

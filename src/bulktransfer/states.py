@@ -45,6 +45,15 @@ class Trust(enum.Enum):
     FULL = 3
 
 
+class Means(enum.Enum):
+    """How contents travel where memory is not shared (trust NONE): as it turns out best, or as one side asked."""
+
+    CHOSEN = 0
+    EXPOSED = 1
+    BY_VALUE = 2
+    SEALED = 3
+
+
 class ChannelState(enum.Enum):
     """The life of a channel (I-6.2.1)."""
 

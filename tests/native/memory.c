@@ -303,7 +303,7 @@ static void test_private_memory_is_zero_there_and_aligned(void) {
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         void *address;
         unsigned char there[(5 * BT_HUGE) / 4096];
-        CHECK_EQUAL(bt_memory_private(sizes[i], &address), 0);
+        CHECK_EQUAL(bt_memory_private(sizes[i], &address, 1), 0);
         if (sizes[i] >= BT_HUGE) CHECK_EQUAL((uintptr_t)address % BT_HUGE, 0);
         CHECK_EQUAL(mincore(address, sizes[i], there), 0);
         for (size_t page = 0; page < sizes[i] / 4096; page++) CHECK(there[page] & 1);
@@ -311,7 +311,7 @@ static void test_private_memory_is_zero_there_and_aligned(void) {
         CHECK_EQUAL(munmap(address, sizes[i]), 0);
     }
     void *address;
-    CHECK_EQUAL(bt_memory_private((size_t)1 << 60, &address), -ENOMEM);
+    CHECK_EQUAL(bt_memory_private((size_t)1 << 60, &address, 1), -ENOMEM);
 }
 
 int main(void) {

@@ -229,7 +229,7 @@ static inline int bt_arrivals_foresee(bt_link *link) {
     memcpy(&arrival->entry, &link->rx.ring[in->next & (in->slot_count - 1)], sizeof arrival->entry);
     __asm__ volatile("" ::: "memory");
     const bt_entry *entry = &arrival->entry;
-    if ((entry->kind != BT_MOVE && entry->kind != BT_COPY) || entry->slot >= in->table_size) return 0;
+    if ((entry->kind != BT_MOVE && entry->kind != BT_COPY) || entry->flags & BT_FRAMED || entry->slot >= in->table_size) return 0;
     const bt_assignment *a = in->table[entry->slot];
     if (!a || __atomic_load_n(&a->standing, __ATOMIC_ACQUIRE) != BT_ACTIVE) return 0;
     const bt_pool *pool = a->pool;
@@ -238,7 +238,7 @@ static inline int bt_arrivals_foresee(bt_link *link) {
     if (!bt_twin_claim(pool->twin, entry->index, a->channel)) return 0;
     /* after the claim: from INVALID it changes only with the claim held */
     if (__atomic_load_n(&pool->slots[entry->index].state, __ATOMIC_ACQUIRE) != BT_INVALID ||
-        bt_is_leaving(pool->twin, entry->index)) {
+        bt_is_leaving(pool->twin, entry->index) || !bt_may_land(&pool->slots[entry->index])) {
         bt_twin_unclaim(pool->twin, entry->index);
         return 0;
     }

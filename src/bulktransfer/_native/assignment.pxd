@@ -10,6 +10,7 @@ cdef class Assignment:
     cdef readonly Pool pool
     cdef readonly uint32_t slot
     cdef public bint exposed
+    cdef public object means  # by which contents travel: states.Means
     cdef Mapping window
     cdef public object held  # exposed: the write end of the peer's lease
     cdef bint rests(self, uint32_t index)

@@ -1,5 +1,6 @@
 from typing import final
 
+from ..states import Means
 from .buffer import Buffer
 from .kernel import Descriptor, Mapping
 from .pool import Pool
@@ -8,6 +9,7 @@ from .pool import Pool
 class Assignment:
     exposed: bool
     present: bool
+    means: Means
     lease: Descriptor | None
     held: Descriptor | None
     request: int | None
@@ -33,6 +35,7 @@ class Assignment:
     @property
     def peer(self) -> int: ...
     def share_peer(self, other: Assignment) -> None: ...
+    def set_means(self, means: Means) -> None: ...
     def set_active(self) -> None: ...
     def set_removing(self) -> None: ...
     def set_far(self) -> None: ...

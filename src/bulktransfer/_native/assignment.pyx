@@ -7,6 +7,7 @@ cimport cython
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
+from bulktransfer import states
 from bulktransfer._native.buffer cimport Buffer
 from bulktransfer._native.kernel cimport Mapping, bt_is_leaving, bt_twin, bt_twin_claimed
 from bulktransfer._native.ledger cimport (
@@ -16,6 +17,9 @@ from bulktransfer._native.ledger cimport (
 )
 from bulktransfer._native.pool cimport Pool
 from bulktransfer._native.table cimport table
+
+cdef object CHOSEN = states.Means.CHOSEN
+cdef object EXPOSED = states.Means.EXPOSED
 
 
 @cython.final
@@ -38,6 +42,7 @@ cdef class Assignment:
         self.c.peer = channel
         self.lease = None
         self.request = None
+        self.means = CHOSEN
 
     def __init__(self, *args, **kwargs):
         pass
@@ -65,6 +70,11 @@ cdef class Assignment:
         self.window = window
         self.held = held
         self.c.window = <const uint8_t*> window.base
+
+    def set_means(self, means):
+        """By which contents travel: as one side asked, or as it turns out best."""
+        self.means = means
+        self.exposed = means is EXPOSED
 
     @property
     def active(self):
@@ -167,7 +177,7 @@ cdef class Assignment:
                 act = BT_A_MOVE_REFUSED
             else:
                 continue
-            if pool.c.guarded and bt_guard_for(table(), &pool.c, i, <bt_act> act) < 0:
+            if pool.c.apart and bt_guard_for(table(), &pool.c, i, <bt_act> act) < 0:
                 continue  # what cannot be mapped now stays away
             if act == BT_A_COPY_REFUSED:
                 bt_copy_back(table(), &self.c, i, BT_A_COPY_REFUSED)

@@ -18,9 +18,9 @@ import traceback as _traceback
 from bulktransfer import errors, states
 from bulktransfer._native import dlpack as _dlpack
 from bulktransfer._native.ledger cimport (
-    BT_A_DROP, BT_ALREADY_COPIED, BT_COPIES_OUT, BT_FREE, BT_GIVE_BACK, BT_GOING_BACK, BT_INVALID, BT_NOT_A_COPY,
-    BT_NOT_ALLOCATED, BT_NOT_OWNED, BT_NOT_PRESENT, BT_READ_ONLY, BT_READ_ONLY_OWNED, BT_READ_WRITE, BT_SAME_DOMAIN,
-    BT_STILL_CONNECTED, BT_VIEWS_LIVE, bt_drop, bt_slot,
+    BT_A_DROP, BT_ALREADY_COPIED, BT_BARE, BT_COPIES_OUT, BT_FREE, BT_GIVE_BACK, BT_GOING_BACK, BT_INVALID,
+    BT_NOT_A_COPY, BT_NOT_ALLOCATED, BT_NOT_OWNED, BT_NOT_PRESENT, BT_READ_ONLY, BT_READ_ONLY_OWNED, BT_READ_WRITE,
+    BT_SAME_DOMAIN, BT_SEALED, BT_STILL_CONNECTED, BT_VIEWS_LIVE, bt_drop, bt_slot,
 )
 from bulktransfer._native.slots cimport Slots, fresh_of
 from bulktransfer._native.table cimport table
@@ -114,6 +114,8 @@ cdef class Buffer:
             raise explain(BT_GOING_BACK, act, self, "")
         if self.pool.mapping is None or not self.pool.present:
             raise errors.InvalidBufferError(f"{act} of {self.called()}: the pool left this domain")
+        if s.holds == BT_BARE:
+            self.pool.furnish(self.index)
         return 0
 
     cdef int check_writable(self, str act) except -1:
@@ -172,8 +174,14 @@ cdef class Buffer:
 
     @property
     def address(self):
-        """Its first address; raw access is not seen by the counts of views."""
-        return <uintptr_t> self.base() if self.pool.mapping is not None else None
+        """Its first address; raw access is not seen by the counts of views. Raises: OSError (no memory)."""
+        cdef bt_slot* s = self.slot()
+        if self.pool.mapping is None:
+            return None
+        if s.holds == BT_BARE and s.state == BT_READ_WRITE:
+            self.pool.furnish(self.index)
+        s.touched = True
+        return <uintptr_t> self.base()
 
     def put(self, data):
         """Write `data` from the start and make its size the length.
@@ -189,6 +197,9 @@ cdef class Buffer:
                 raise explain(BT_VIEWS_LIVE, "put", self, "")
             if <uint64_t> source.len > self.pool.c.size:
                 raise ValueError(f"put of {source.len} bytes into {self.called()}: it holds {self.pool.c.size}")
+            if self.slot().holds == BT_SEALED:  # what it held is overwritten: a new frame has nothing to be copied
+                self.pool.renew(self.index)
+                self.check_readable("put")
             fresh = fresh_of(&self.pool.c, self.index)
             if fresh != NULL and fresh[0] < <uint64_t> source.len:
                 fresh[0] = source.len
@@ -216,6 +227,7 @@ cdef class Buffer:
     cdef int fill(self, const char* data, Py_ssize_t size, Py_ssize_t offset) except -1:
         cdef char* to = self.base() + offset
         cdef bt_slot* s = self.slot()
+        s.touched = True
         if size < BULK_COPY:
             memmove(to, data, size)  # `data` may be a view of this very buffer
             return 0
@@ -246,6 +258,7 @@ cdef class Buffer:
         if self.pool.c.guarded:
             self.pool.guard_for(self.index, BT_A_DROP)
         bt_drop(table(), s)
+        self.pool.renew(self.index)
         if s.left not in self.pool.channels:
             s.left = 0  # away over a channel that ended: nobody wants it back here
         for assignment in self.pool.ended:
@@ -296,6 +309,7 @@ cdef class Buffer:
         view.obj = self
         s.views += 1
         s.writers += writable
+        s.touched |= writable
         if tracing:
             place = "".join(_traceback.format_list(_traceback.extract_stack(_sys._getframe(), limit=6)))
             self.pool.traces.setdefault(self.index, []).append(place)

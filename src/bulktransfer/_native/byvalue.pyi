@@ -1,5 +1,5 @@
 from .assignment import Assignment
-from .receiving import ReceiveCore
+from .sealed import SealedCore
 
-class ValueCore(ReceiveCore):
+class ValueCore(SealedCore):
     def enter_pool(self, slot: int, assignment: Assignment | None) -> None: ...

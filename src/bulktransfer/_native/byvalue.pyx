@@ -14,20 +14,22 @@ from bulktransfer import errors
 from bulktransfer._native.assignment cimport Assignment
 from bulktransfer._native.buffer cimport Buffer
 from bulktransfer._native.carrier cimport (
-    BT_CONTROL, BT_COPY, BT_META_INLINE, BT_META_MAX, BT_MOVE, BT_PASS, BT_REFUSE, BT_RELEASE, bt_arrival,
+    BT_CONTROL, BT_COPY, BT_FRAMED, BT_META_INLINE, BT_META_MAX, BT_MOVE, BT_PASS, BT_REFUSE, BT_RELEASE, bt_arrival,
     bt_arrivals_enter, bt_arrivals_head, bt_arrivals_open, bt_arrivals_passed, bt_arrivals_pull, bt_arrivals_spoil,
     bt_arrivals_unlock, bt_arrivals_whole, bt_entry, bt_link, bt_link_append, bt_link_append_contents, bt_link_consumed,
     bt_link_direct, bt_link_holds, bt_link_make_room, bt_link_release, bt_link_retain, bt_pull_busily, bt_ring_data,
     bt_rx_meta, bt_stage_fill, bt_stage_fits, bt_stage_span, bt_tx_fill, bt_tx_publish,
 )
 from bulktransfer._native.event cimport Event
+from bulktransfer._native.frames cimport bt_frame_plain
 from bulktransfer._native.kernel cimport bt_is_leaving, bt_twin, bt_twin_claim, bt_twin_claimed, bt_twin_unclaim
 from bulktransfer._native.ledger cimport (
     BT_A_BUFFER_RECEIVED, BT_A_COPY_RECEIVED, BT_A_COPY_REFUSED, BT_A_MOVE_RECEIVED,
-    BT_ACTIVE, BT_A_MOVE_REFUSED, BT_A_PASS, BT_A_RELEASE, BT_OK, BT_PENDING, BT_REFUSED, BT_VIOLATION, bt_act,
-    bt_judge_copy, bt_judge_owner, bt_sent,
+    BT_ACTIVE, BT_A_COPY_RELEASED, BT_A_MOVE_REFUSED, BT_A_PASS, BT_A_RELEASE, BT_OK, BT_PENDING, BT_REFUSED, BT_SEALED,
+    BT_VIOLATION, bt_act, bt_judge_copy, bt_judge_owner, bt_may_land, bt_sent,
 )
 from bulktransfer._native.receiving cimport ReceiveCore
+from bulktransfer._native.sealed cimport SealedCore
 from bulktransfer._native.sending cimport SendCore
 from bulktransfer._native.sending import ACTS
 from bulktransfer._native.table cimport table
@@ -35,7 +37,7 @@ from bulktransfer._native.table cimport table
 cdef enum: AT_ONCE = 65536  # contents that are copied under the GIL: letting it go costs as much
 
 
-cdef class ValueCore(ReceiveCore):
+cdef class ValueCore(SealedCore):
     """What sends and receives by value; see the module."""
 
     # ---- out ----
@@ -47,7 +49,13 @@ cdef class ValueCore(ReceiveCore):
         cdef bt_link* link = self.link
         cdef int direct
         if a.pool.c.shared or link.out.size == 0 or act == BT_A_PASS or act == BT_A_RELEASE:
-            return SendCore.push_apart(self, a, index, act, entry, meta)
+            SendCore.push_apart(self, a, index, act, entry, meta)
+            if (act == BT_A_PASS or act == BT_A_RELEASE) and not self.same_domain:
+                a.pool.renew(index)
+            return 0
+        if self.seals(a, index, act, entry.length, 1) and self.seal(a, index):
+            return self.push_sealed(a, index, act, entry, meta)
+        self.by_value += 1
         entry.serial = link.out.promised
         if a.exposed or entry.length == 0:
             return self.push(entry, meta)
@@ -90,7 +98,11 @@ cdef class ValueCore(ReceiveCore):
         cdef bt_entry entry
         cdef bytes meta = b""
         cdef const uint8_t* contents
-        cdef int direct = bt_link_direct(link, <uint32_t> count)
+        cdef int direct
+        if self.send_sealed(items, act, notes, first):
+            return 0
+        self.by_value += count
+        direct = bt_link_direct(link, <uint32_t> count)
         for item in items:
             buffer = <Buffer> item
             total += bt_stage_span(buffer.slot().length)
@@ -150,6 +162,7 @@ cdef class ValueCore(ReceiveCore):
         cdef bint refused = False
         cdef int there = 0
         cdef str rule = None
+        self.foresee_frame()
         bt_link_retain(link)  # another thread may close the channel while bytes are copied
         self.hold_arrivals(link)
         try:
@@ -190,7 +203,9 @@ cdef class ValueCore(ReceiveCore):
     cdef Event apply_value(self, bt_entry* entry, uint8_t* meta, bint refused):
         """An entry whose contents are here: as ReceiveCore.take."""
         cdef Event event = None
-        if refused and (<Assignment> self.table[entry.slot]).c.standing >= BT_ACTIVE:
+        if (entry.kind == BT_MOVE or entry.kind == BT_COPY) and entry.flags & BT_FRAMED:
+            event = self.take_sealed(entry, meta)
+        elif refused and (<Assignment> self.table[entry.slot]).c.standing >= BT_ACTIVE:
             self.refuse(entry, errors.CopyRefusedError if entry.kind == BT_COPY else errors.NotOwnedError)
         elif entry.kind == BT_MOVE or entry.kind == BT_COPY or entry.kind == BT_PASS or entry.kind == BT_RELEASE:
             event = self.take_transfer(entry, meta, entry.kind - 1)
@@ -207,7 +222,8 @@ cdef class ValueCore(ReceiveCore):
     cdef int pull(self, bt_link* link, bt_arrival* arrival) except? -1:
         """Copy the contents of the entry at the head. 1: all of them, or it has none; 0: not yet; -1: a violation."""
         cdef int result
-        if arrival.entry.kind != BT_MOVE and arrival.entry.kind != BT_COPY or bt_arrivals_whole(link.in_, &link.rx):
+        if (arrival.entry.kind != BT_MOVE and arrival.entry.kind != BT_COPY or arrival.entry.flags & BT_FRAMED
+                or bt_arrivals_whole(link.in_, &link.rx)):
             return 1
         if arrival.entry.length <= AT_ONCE:
             return bt_arrivals_pull(link, UINT32_MAX)
@@ -223,7 +239,7 @@ cdef class ValueCore(ReceiveCore):
         cdef uint64_t offset
         if entry.meta_size > self.meta_size or entry.meta_size > BT_META_MAX:
             return f"{entry.meta_size} bytes of meta data; the channel takes {self.meta_size}"
-        if not (entry.kind == BT_MOVE or entry.kind == BT_COPY):
+        if not (entry.kind == BT_MOVE or entry.kind == BT_COPY) or entry.flags & BT_FRAMED:
             return None
         if link.in_.open or bt_arrivals_whole(link.in_, &link.rx):
             return None  # it was judged
@@ -247,6 +263,7 @@ cdef class ValueCore(ReceiveCore):
         if verdict == BT_VIOLATION:
             return f"a {act} of buffer {entry.index} of pool {a.pool.name}, which it does not have"
         if (verdict == BT_REFUSED or bt_is_leaving(a.pool.c.twin, entry.index)
+                or (not bt_may_land(&a.pool.c.slots[entry.index]) and bt_frame_plain(&a.pool.c, entry.index) < 0)
                 or not bt_twin_claim(a.pool.c.twin, entry.index, a.c.channel)):
             bt_arrivals_open(link.in_, NULL, NULL, a.c.window, True)
             return None
@@ -263,6 +280,9 @@ cdef class ValueCore(ReceiveCore):
             return ReceiveCore.arrives_apart(self, a, index, act)
         if bt_is_leaving(twin, index) and bt_link_holds(self.link, twin, index):
             return BT_VIOLATION  # it answers what it cannot have received
+        if act == BT_A_COPY_RELEASED or act == BT_A_COPY_REFUSED or act == BT_A_MOVE_REFUSED:
+            if a.pool.c.slots[index].holds == BT_SEALED:
+                ReceiveCore.arrives_apart(self, a, index, act)
         if act == BT_A_COPY_RECEIVED or act == BT_A_COPY_REFUSED or act == BT_A_MOVE_RECEIVED:
             return BT_OK  # its own contents are in, under its claim
         if act != BT_A_BUFFER_RECEIVED and act != BT_A_MOVE_REFUSED:
@@ -283,7 +303,11 @@ cdef class ValueCore(ReceiveCore):
             return ReceiveCore.arrived_apart(self, a, index, act, verdict, length)
         if verdict == BT_OK and (act == BT_A_MOVE_RECEIVED or act == BT_A_COPY_RECEIVED):
             twin.cells[index].fresh = length
+        if verdict != BT_OK and a.pool.c.slots[index].holds == BT_SEALED:
+            a.pool.guard_again(index)
         if act == BT_A_BUFFER_RECEIVED or act == BT_A_MOVE_REFUSED:
+            if verdict == BT_OK and act == BT_A_BUFFER_RECEIVED:
+                a.pool.renew(index)  # a pass carries no contents
             if bt_twin_claimed(twin, index) == a.c.channel:
                 bt_twin_unclaim(twin, index)
             if verdict == BT_OK:

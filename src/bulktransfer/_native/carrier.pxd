@@ -13,6 +13,7 @@ cdef extern from * nogil:
     #define BT_LINK_MESSAGE(l, data, size) ((l)->ways->message(l, data, size))
     #define BT_SLEEP_DATA(l) (&(l)->tx.own->sleep_data)
     """
+    enum: BT_FRAMED
     enum: BT_MOVE, BT_PASS, BT_COPY, BT_RELEASE, BT_REFUSE, BT_CONTROL, BT_KIND_END, BT_META_MAX, BT_META_INLINE
     ctypedef struct bt_entry:
         uint16_t kind
@@ -80,6 +81,14 @@ cdef extern from * nogil:
     void bt_link_stage(bt_link* link, uint64_t size, uint32_t slots, uint32_t meta)
     void bt_link_append_contents(
         bt_link* link, const bt_entry* entry, uint8_t* meta, const uint8_t* contents, bt_twin* twin)
+    int* bt_link_keep_frame(bt_link* link, int fd)
+    void bt_link_drop_frame(bt_link* link, int* one)
+    void bt_link_append_frame(bt_link* link, const bt_entry* entry, uint8_t* meta, int* one, bt_twin* twin)
+    int bt_frame_send(int sock, uint64_t serial, int fd)
+    bint bt_is_frame_message(const bt_message* m, int size, uint64_t* serial)
+    uint64_t bt_frames_granted(const bt_link* link)
+    void bt_grant_frames(bt_link* link, uint64_t count)
+    uint16_t bt_rx_flags(const bt_rx* rx)
     int bt_link_holds(bt_link* link, const bt_twin* twin, uint32_t index)
     uint64_t bt_stage_span(uint64_t length)
     int bt_stage_fits(bt_stage_tx* t, uint64_t length)

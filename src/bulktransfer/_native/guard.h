@@ -1,7 +1,7 @@
-/* Trust HALF: a domain's own mapping allows what its ledger says, and no more (design section 5).
+/* Trust HALF, and sealed frames: a domain's own mapping allows what its ledger says, no more (design section 5).
  *
  * Knows: mprotect, and which access each state gives. Must not know: why a state changed, or Python.
- * A stray access, from C code too, faults. It guards against accidents only: the memory is shared.
+ * A stray access, from C code too, faults. At HALF it guards against accidents only: the memory is shared.
  */
 #ifndef BT_GUARD_H
 #define BT_GUARD_H
@@ -27,7 +27,7 @@ static inline int bt_guard_bits(enum bt_guard guard) {
 static inline int bt_guard_set(bt_pool *pool, uint32_t index, uint8_t state) {
     enum bt_guard guard = bt_guard_of(state);
     bt_slot *s = &pool->slots[index];
-    if (!pool->guarded || s->guard == guard) return 0;
+    if (!(pool->guarded || s->holds == BT_SEALED) || s->guard == guard) return 0;
     if (mprotect(pool->base + (uint64_t)index * pool->size, pool->size, bt_guard_bits(guard)) < 0) return -errno;
     s->guard = (uint8_t)guard;
     return 0;

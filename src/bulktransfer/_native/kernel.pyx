@@ -44,7 +44,7 @@ cdef extern from *:
     int bt_memory_create(const char* name, size_t size) nogil
     int bt_memory_map(int fd, size_t size, int protection, void** address) nogil
     int bt_memory_reserve(int fd, void* address, size_t size, int huge) nogil
-    int bt_memory_private(size_t size, void** address) nogil
+    int bt_memory_private(size_t size, void** address, int there) nogil
     int bt_memory_judge(int fd, size_t size, int seals) nogil
     int bt_memory_populate(void* address, size_t size) nogil
     enum: BT_FDS_MAX, BT_MAGIC, BT_LAYOUT_VERSION
@@ -181,8 +181,8 @@ cdef class Descriptor:
 cdef class Mapping:
     """Owns a range of addresses: unmapped when this object dies, zero pages of its own in a forked child."""
 
-    def __cinit__(self, Descriptor source, size_t size, bint writable):
-        """Map `size` bytes of `source` from its start, or new memory of nobody else where it is None, all of it there.
+    def __cinit__(self, Descriptor source, size_t size, bint writable, bint there=True):
+        """Map `size` bytes of `source` from its start, or new memory of nobody else where it is None (`there`: all).
 
         Raises: OSError, MemoryError.
         """
@@ -192,7 +192,7 @@ cdef class Mapping:
         self.base = NULL
         if source is None:
             with nogil:
-                result = bt_memory_private(size, &base)
+                result = bt_memory_private(size, &base, there)
             self.base = base
         else:
             result = bt_memory_map(source.fileno(), size, protection, &self.base)

@@ -15,7 +15,7 @@
 #define BT_LINE 64
 #define BT_PAGE 4096
 #define BT_MAGIC UINT32_C(0x4254524e) /* "BTRN" */
-#define BT_LAYOUT_VERSION 2
+#define BT_LAYOUT_VERSION 3
 #define BT_META_MAX 2048
 #define BT_META_INLINE 32
 #define BT_SLOTS_MIN 2
@@ -32,9 +32,13 @@ enum bt_kind {
     BT_KIND_END = 7
 };
 
+/* `flags` of a move or copy: its contents come as a sealed frame, which was sent before the entry was published as message
+ * number `serial` of its kind; else they are at position `serial` of the stream in the staging area. */
+enum { BT_FRAMED = 1 };
+
 typedef struct bt_entry {
     uint16_t kind;
-    uint16_t flags;     /* 0 */
+    uint16_t flags;     /* BT_FRAMED, or 0 */
     uint32_t slot;      /* the number under which the pool is assigned to the channel */
     uint32_t index;     /* of the buffer in its pool */
     uint32_t meta_size; /* up to BT_META_INLINE bytes are in `meta`, more are in the meta area of the ring slot */
@@ -65,6 +69,7 @@ typedef struct bt_outbox {
     _Alignas(BT_LINE) _Atomic uint32_t sleep_space; /* odd: the owner sleeps until the peer consumes */
     _Alignas(BT_LINE) _Atomic uint64_t filled;  /* by value: bytes that the owner has put into its staging area */
     _Alignas(BT_LINE) _Atomic uint64_t emptied; /* by value: bytes of the peer's staging area that the owner has taken */
+    _Alignas(BT_LINE) _Atomic uint64_t granted; /* sealed: frames that the peer may have sent in all */
 } bt_outbox;
 
 static_assert(offsetof(bt_outbox, tail) == 64, "layout");
@@ -74,6 +79,7 @@ static_assert(offsetof(bt_outbox, sleep_data) == 192, "layout");
 static_assert(offsetof(bt_outbox, sleep_space) == 256, "layout");
 static_assert(offsetof(bt_outbox, filled) == 320, "layout");
 static_assert(offsetof(bt_outbox, emptied) == 384, "layout");
+static_assert(offsetof(bt_outbox, granted) == 448, "layout");
 static_assert(sizeof(bt_outbox) <= BT_PAGE, "the header is one page");
 static_assert(sizeof(_Atomic uint64_t) == 8 && sizeof(_Atomic uint32_t) == 4, "lock-free words");
 

@@ -37,6 +37,15 @@ enum bt_flag {
     BT_QUEUED = 4     /* arrived on a channel within this domain, not yet received */
 };
 
+/* What a buffer has for memory; more than BT_OWN only where frames travel (sealed.h). */
+enum bt_holds {
+    BT_OWN = 0, /* its part of the pool's memory */
+    BT_BARE,    /* none: it is made when it is needed */
+    BT_PLAIN,   /* pages of this domain alone */
+    BT_FRESH,   /* a frame that no other domain has seen, mapped for writing */
+    BT_SEALED   /* a sealed frame, mapped private; the mapping follows the ledger */
+};
+
 enum bt_verdict {
     BT_OK = 0,
     BT_NOT_ALLOCATED,
@@ -66,6 +75,8 @@ typedef struct bt_slot {
     uint32_t via;      /* channel over which it last came to be owned here; 0: none */
     uint32_t left;     /* channel over which it last left and has not come back by any; 0: none */
     uint32_t left_to;  /* the peer that it last left to: bt_assignment.peer */
+    uint8_t holds;     /* enum bt_holds */
+    uint8_t touched;   /* somebody could have written to the frame that it holds */
     uint64_t sent_at;  /* position of the entry with which it last left */
     uint64_t length;
 } bt_slot;
@@ -78,8 +89,10 @@ typedef struct bt_pool {
     uint8_t home;    /* allocated in this domain */
     uint8_t guarded; /* the mapping follows the ledger (trust HALF) */
     uint8_t apart;   /* not FULL: transfers take the longer way */
+    uint8_t solid;   /* its memory stays where it is: no frames */
     uint8_t *base;   /* of the mapping; NULL until there is one */
     struct bt_twin *twin; /* where memory is not shared: who moves bytes of it (twin.h) */
+    struct bt_frames *frames; /* what its buffers hold in place of its own memory (sealed.h); NULL: nothing */
     uint64_t *taken; /* a bit a buffer: contents from another machine land in it (far.h); NULL: none ever did */
     uint64_t *fresh; /* there: bytes from the start of a buffer that came with what it holds now, as in bt_cell */
 } bt_pool;
@@ -119,6 +132,12 @@ static inline int bt_bit(const uint64_t *bits, uint32_t i) { return (int)(bits[i
 static inline void bt_bit_set(uint64_t *bits, uint32_t i) { bits[i >> 6] |= UINT64_C(1) << (i & 63); }
 static inline void bt_bit_clear(uint64_t *bits, uint32_t i) { bits[i >> 6] &= ~(UINT64_C(1) << (i & 63)); }
 static inline size_t bt_bit_words(uint32_t count) { return ((size_t)count + 63) / 64; }
+
+/* Whether bytes that arrive may be copied to where the buffer is. */
+static inline int bt_may_land(const bt_slot *s) {
+    uint8_t holds = __atomic_load_n(&s->holds, __ATOMIC_ACQUIRE); /* with the claim: see bt_arrivals_foresee */
+    return holds != BT_BARE && holds != BT_SEALED;
+}
 
 static inline const bt_row *bt_lookup(const bt_table *t, const bt_slot *s, enum bt_act act) {
     return &t->rows[s->state][act][s->out > 2 ? 2 : s->out][s->in > 2 ? 2 : s->in];

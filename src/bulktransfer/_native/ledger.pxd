@@ -5,12 +5,15 @@ from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
 from bulktransfer._native.kernel cimport bt_twin
 
 cdef extern from "ledger.h" nogil:
+    ctypedef struct bt_frames "struct bt_frames":
+        pass
     enum bt_state: BT_INVALID, BT_READ_ONLY, BT_READ_ONLY_OWNED, BT_READ_WRITE, BT_STATES
     enum bt_act:
         BT_A_MOVE, BT_A_PASS, BT_A_COPY, BT_A_RELEASE, BT_A_FULL_COPY, BT_A_MOVE_RECEIVED, BT_A_BUFFER_RECEIVED
         BT_A_COPY_RECEIVED, BT_A_COPY_RELEASED, BT_A_MOVE_REFUSED, BT_A_COPY_REFUSED, BT_A_RECLAIMED, BT_A_DROP
         BT_ACTS
     enum bt_flag: BT_FREE, BT_GIVE_BACK, BT_QUEUED
+    enum bt_holds: BT_OWN, BT_BARE, BT_PLAIN, BT_FRESH, BT_SEALED
     enum bt_verdict:
         BT_OK, BT_NOT_ALLOCATED, BT_NOT_PRESENT, BT_NOT_OWNED, BT_COPIES_OUT, BT_NOT_A_COPY, BT_ALREADY_COPIED
         BT_VIEWS_LIVE, BT_SAME_DOMAIN, BT_GOING_BACK, BT_STILL_CONNECTED, BT_REFUSED, BT_VIOLATION
@@ -26,6 +29,8 @@ cdef extern from "ledger.h" nogil:
         uint32_t writers
         uint32_t via
         uint32_t left
+        uint8_t holds
+        uint8_t touched
         uint64_t sent_at
         uint64_t length
     ctypedef struct bt_pool:
@@ -36,8 +41,10 @@ cdef extern from "ledger.h" nogil:
         uint8_t home
         uint8_t guarded
         uint8_t apart
+        uint8_t solid
         uint8_t* base
         bt_twin* twin
+        bt_frames* frames
         uint64_t* taken
         uint64_t* fresh
     ctypedef struct bt_assignment:
@@ -62,6 +69,7 @@ cdef extern from "ledger.h" nogil:
     ctypedef struct bt_table:
         bt_row rows[4][13][3][3]
         uint8_t plain[13][4]
+    bint bt_may_land(const bt_slot* s)
     const bt_row* bt_lookup(const bt_table* t, const bt_slot* s, bt_act act)
     void bt_step(bt_slot* s, const bt_row* row)
     size_t bt_bit_words(uint32_t count)

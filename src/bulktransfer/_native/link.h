@@ -8,6 +8,7 @@
 #ifndef BT_LINK_H
 #define BT_LINK_H
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -23,7 +24,7 @@ typedef struct bt_waiting {
     bt_entry entry;
     uint8_t *data; /* long meta data, or the bytes of a control message */
     size_t size;   /* of a control message */
-    int *fds;
+    int *fds; /* beside a control message; or one, the sealed frame of a transfer */
     int fd_count;
     const uint8_t *contents; /* by value: entry.length bytes of buffer entry.index, kept by `twin` */
     uint64_t done;           /* of them are staged */
@@ -231,6 +232,38 @@ static inline void bt_link_append_contents(bt_link *link, const bt_entry *entry,
     pthread_mutex_unlock(&link->lock);
 }
 
+/* One more descriptor of a frame, for an entry that has to wait: an array of one, or NULL with errno. */
+static inline int *bt_link_keep_frame(bt_link *link, int fd) {
+    int *one = malloc(sizeof *one);
+    if (!one) return NULL;
+    *one = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (*one >= 0 && bt_registry_add_fd(link->registry, *one) < 0) {
+        close(*one);
+        *one = -1;
+        errno = ENOMEM;
+    }
+    if (*one >= 0) return one;
+    free(one);
+    return NULL;
+}
+
+static inline void bt_link_drop_frame(bt_link *link, int *one) {
+    if (one) bt_registry_close(link->registry, *one);
+    free(one);
+}
+
+/* The same for an entry whose contents are a sealed frame; takes over what bt_link_keep_frame made. */
+static inline void bt_link_append_frame(bt_link *link, const bt_entry *entry, uint8_t *meta, int *one, bt_twin *twin) {
+    bt_twin_leaving(twin, entry->index);
+    pthread_mutex_lock(&link->lock);
+    uint32_t waiting = atomic_load_explicit(&link->waiting, memory_order_relaxed);
+    bt_waiting *w = &link->fifo[(link->fifo_first + waiting) & (link->fifo_room - 1)];
+    *w = (bt_waiting){.entry = *entry, .data = meta, .twin = twin, .fds = one, .fd_count = 1};
+    /* release, with the acquire in bt_link_direct */
+    atomic_store_explicit(&link->waiting, waiting + 1, memory_order_release);
+    pthread_mutex_unlock(&link->lock);
+}
+
 /* Whether contents of buffer `index` of `twin` wait in this link: the peer cannot have received them yet. */
 static inline int bt_link_holds(bt_link *link, const bt_twin *twin, uint32_t index) {
     int found = 0;
@@ -242,6 +275,15 @@ static inline int bt_link_holds(bt_link *link, const bt_twin *twin, uint32_t ind
     }
     pthread_mutex_unlock(&link->lock);
     return found;
+}
+
+/* How many frames in all the peer has room for; it may claim anything. */
+static inline uint64_t bt_frames_granted(const bt_link *link) {
+    return atomic_load_explicit(&link->tx.peer->granted, memory_order_relaxed); /* no partner: nothing else is read by it */
+}
+
+static inline void bt_grant_frames(bt_link *link, uint64_t count) {
+    atomic_store_explicit(&link->tx.own->granted, count, memory_order_relaxed); /* as above */
 }
 
 enum bt_carried { BT_CARRIED_ALL = 0, BT_CARRY_SPACE = 1, BT_CARRY_SOCKET = 2, BT_CARRY_ENDED = 3 };
@@ -281,6 +323,11 @@ static inline enum bt_carried bt_link_carry_one(bt_link *link) {
     if (w->entry.kind == BT_CONTROL && w->size) {
         int result = link->ways ? link->ways->message(link, w->data, w->size)
                                 : bt_message_send(link->sock, w->data, w->size, w->fds, w->fd_count);
+        if (result == -EAGAIN || result == -ETOOMANYREFS || result == -ENOBUFS) return BT_CARRY_SOCKET;
+        if (result < 0) return BT_CARRY_ENDED;
+    }
+    if (w->entry.kind != BT_CONTROL && w->fd_count) {
+        int result = bt_frame_send(link->sock, w->entry.serial, w->fds[0]);
         if (result == -EAGAIN || result == -ETOOMANYREFS || result == -ENOBUFS) return BT_CARRY_SOCKET;
         if (result < 0) return BT_CARRY_ENDED;
     }

@@ -14,6 +14,8 @@ cdef class LinkCore:
     cdef public uint32_t meta_size
     cdef public bint hung_up
     cdef object inbox
+    cdef object frames  # those that came and whose entries were not taken: serial, descriptors, lost
+    cdef uint64_t frames_granted  # how many of them there may be
     cdef public int pidfd
     cdef uint32_t asked_at
     cdef bint lingers  # by value: worth waiting a little while the other side is at it, too

@@ -18,10 +18,10 @@ from bulktransfer import errors
 from bulktransfer._native.carrier cimport (
     BT_CONTROL, BT_LINK_MESSAGE, BT_META_INLINE, POLLIN, bt_arrivals_lock, bt_arrivals_new, bt_arrivals_trylock,
     bt_arrivals_unlock, bt_carrier, bt_carrier_finish, bt_carrier_new, bt_carrier_release, bt_carrier_take,
-    bt_carry_busily, bt_entry, bt_link, bt_link_append, bt_link_asked, bt_link_carry, bt_link_direct, bt_link_end,
-    bt_link_forget, bt_link_has, bt_link_make_room, bt_link_new, bt_link_open, bt_link_refresh, bt_link_release,
-    bt_link_retain, bt_link_stage, bt_message, bt_message_receive, bt_message_send, bt_ring_data, bt_tx_fill,
-    bt_tx_publish, c_poll, pollfd, timespec,
+    bt_carry_busily, bt_entry, bt_is_frame_message, bt_link, bt_link_append, bt_link_asked, bt_link_carry,
+    bt_link_direct, bt_link_end, bt_link_forget, bt_link_has, bt_link_make_room, bt_link_new, bt_link_open,
+    bt_link_refresh, bt_link_release, bt_link_retain, bt_link_stage, bt_message, bt_message_receive, bt_message_send,
+    bt_ring_data, bt_tx_fill, bt_tx_publish, c_poll, pollfd, timespec,
 )
 from bulktransfer._native.far cimport (
     far_broken, far_counts, far_drop, far_fetch, far_flush, far_flush_due, far_land, far_leave, far_next, far_open,
@@ -63,6 +63,7 @@ cdef class LinkCore:
         self.number = last_number
         self.generation = registry().generation
         self.inbox = _deque()
+        self.frames = _deque()
         self.pidfd = -1
         self.record = new_record()
         self.sent, self.received = self.record.counters, self.record.counters + 4
@@ -181,6 +182,7 @@ cdef class LinkCore:
         if link == NULL:
             return
         self.link = NULL
+        self.frames.clear()
         if self.is_far:
             far_leave(link)
             return
@@ -363,11 +365,14 @@ cdef class LinkCore:
             bt_link_release(held)
         if len(self.inbox) > INBOX_MAX:
             self._violation("more control messages than it announced in its ring")
+        if <uint64_t> len(self.frames) > self.frames_granted:
+            self._violation(f"more than the {self.frames_granted} frames at once that it was granted")
         self.carry()
         return 0
 
     cdef int read_socket(self, bint dead) except -1:
         cdef bt_message message
+        cdef uint64_t serial = 0
         cdef int size
         while self.link != NULL:
             size = bt_message_receive(self.link.sock, &message)
@@ -382,8 +387,11 @@ cdef class LinkCore:
                 break
             fds = [Descriptor(message.fds[i]) for i in range(message.fd_count)]
             lost = "" if not message.truncated else "full" if table_full() else "truncated"
-            self.inbox.append((PyBytes_FromStringAndSize(<char*> message.data, size), fds, lost))
-            if len(self.inbox) > INBOX_MAX:
+            if self.link.in_ != NULL and bt_is_frame_message(&message, size, &serial):
+                self.frames.append((serial, fds, lost))
+            else:
+                self.inbox.append((PyBytes_FromStringAndSize(<char*> message.data, size), fds, lost))
+            if len(self.inbox) > INBOX_MAX or <uint64_t> len(self.frames) > self.frames_granted:
                 break
         return 0
 

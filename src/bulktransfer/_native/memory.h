@@ -65,9 +65,9 @@ static inline int bt_memory_map(int fd, size_t size, int protection, void **addr
     return 0;
 }
 
-/* Private zeroed memory, every page of it there, as huge pages where the kernel has them: a twin, into which what
- * arrives is copied, so that no transfer faults. */
-static inline int bt_memory_private(size_t size, void **address) {
+/* Private zeroed memory, as huge pages where the kernel has them: a twin, into which what arrives is copied; every page
+ * `there`, so that no transfer faults. */
+static inline int bt_memory_private(size_t size, void **address, int there) {
     size_t slack = size >= BT_HUGE ? BT_HUGE : 0, whole = (size + 4095) & ~(size_t)4095;
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     uint8_t *hole = mmap(NULL, whole + slack, PROT_READ | PROT_WRITE, flags, -1, 0);
@@ -76,7 +76,7 @@ static inline int bt_memory_private(size_t size, void **address) {
     if (base > hole) munmap(hole, (size_t)(base - hole));
     if (hole + whole + slack > base + whole) munmap(base + whole, (size_t)(hole + slack - base));
     if (slack) (void)madvise(base, whole, MADV_HUGEPAGE); /* an optimisation: there may be none */
-    for (size_t at = 0; at < whole;) {
+    for (size_t at = 0; there && at < whole;) {
         size_t step = whole - at < 16 * BT_HUGE ? whole - at : 16 * BT_HUGE;
         if (madvise(base + at, step, MADV_POPULATE_WRITE) == 0) at += step;
         else if (errno == EINVAL) { /* before Linux 5.14 */
@@ -125,10 +125,12 @@ enum bt_memory_fault {
 static inline int bt_memory_judge(int fd, size_t size, int seals) {
     struct statfs fs;
     struct stat st;
+    int have = fcntl(fd, F_GET_SEALS);
+    /* First what the kernel itself answers: a file system of the peer's could let fstat wait for ever. */
+    if (have < 0) return errno == EBADF && fcntl(fd, F_GETFL) < 0 ? -EBADF : BT_MEMORY_NOT_TMPFS;
     if (fstatfs(fd, &fs) < 0 || fstat(fd, &st) < 0) return -errno;
     if ((unsigned long)fs.f_type != TMPFS_MAGIC || !S_ISREG(st.st_mode)) return BT_MEMORY_NOT_TMPFS;
-    int have = fcntl(fd, F_GET_SEALS);
-    if (have < 0 || (have & seals) != seals) return BT_MEMORY_WRONG_SEALS;
+    if ((have & seals) != seals) return BT_MEMORY_WRONG_SEALS;
     if (st.st_size < 0 || (uint64_t)st.st_size != size) return BT_MEMORY_WRONG_SIZE;
     uint64_t reserved = (uint64_t)st.st_blocks * 512;
     if (reserved < size) return BT_MEMORY_NOT_RESERVED;

@@ -56,6 +56,19 @@ static inline int bt_message_send(int sock, const void *data, size_t size, const
     }
 }
 
+/* A sealed frame on its way, ahead of the entry that names its serial. */
+typedef struct bt_frame_message {
+    char magic[4]; /* "BTFR", which no control message begins with */
+    uint32_t zero;
+    uint64_t serial; /* counts the frames of this direction of the channel */
+} bt_frame_message;
+
+/* 0, or -errno as bt_message_send. */
+static inline int bt_frame_send(int sock, uint64_t serial, int fd) {
+    bt_frame_message message = {.magic = {'B', 'T', 'F', 'R'}, .serial = serial};
+    return bt_message_send(sock, &message, sizeof message, &fd, 1);
+}
+
 typedef struct bt_message {
     uint8_t data[BT_MESSAGE_MAX];
     int fds[BT_FDS_MAX];
@@ -98,6 +111,15 @@ static inline int bt_message_receive(int sock, bt_message *m) {
         }
     }
     return (int)size;
+}
+
+/* Whether a message of `size` bytes brings a frame, and which. */
+static inline int bt_is_frame_message(const bt_message *m, int size, uint64_t *serial) {
+    bt_frame_message head;
+    if (size != (int)sizeof head) return 0;
+    memcpy(&head, m->data, sizeof head);
+    *serial = head.serial;
+    return memcmp(head.magic, "BTFR", 4) == 0;
 }
 
 #endif

@@ -1,13 +1,11 @@
 from libc.stdint cimport uint32_t
 
 from bulktransfer._native.buffer cimport Buffer
-from bulktransfer._native.kernel cimport Descriptor
 from bulktransfer._native.slots cimport Slots
 
 cdef class Pool(Slots):
     cdef public object trust
     cdef public object given_trust
-    cdef public Descriptor memory
     cdef public tuple identity
     cdef public list leases
     cdef public list ended

@@ -23,7 +23,6 @@ def make_pool(
 class Pool(Slots):
     trust: Trust
     given_trust: Trust
-    memory: Descriptor | None
     identity: tuple[int, int] | None
     leases: list[Descriptor]
     ended: list[Assignment]

@@ -8,8 +8,9 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 from bulktransfer._native.buffer cimport Buffer, new_buffer
+from bulktransfer._native.frames cimport bt_frames_end
 from bulktransfer._native.kernel cimport Mapping
-from bulktransfer._native.ledger cimport BT_INVALID
+from bulktransfer._native.ledger cimport BT_INVALID, BT_OWN
 from bulktransfer._native.slots cimport Slots
 
 cdef extern from "Python.h":
@@ -117,6 +118,9 @@ cdef class Pool(Slots):
         for i in range(self.c.count):
             self.c.slots[i].state = BT_INVALID
             self.c.slots[i].flags = 0
+            self.c.slots[i].holds = BT_OWN
+        bt_frames_end(&self.c)
+        self.c.solid = True
         self.free_count = 0
         self.present = False
         self.c.guarded = self.c.apart = False  # there are addresses only

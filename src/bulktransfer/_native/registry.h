@@ -31,16 +31,22 @@ typedef struct bt_registry {
     const size_t *kept_used; /* how much of it, from the start */
 } bt_registry;
 
-static inline int bt_registry_add_range(bt_registry *r, void *address, size_t size) {
-    int result = 0;
-    pthread_mutex_lock(&r->lock);
+/* The same as bt_registry_add_range with the lock held: nothing that was made under it is missed by a fork. */
+static inline int bt_registry_put_range(bt_registry *r, void *address, size_t size) {
     if (r->range_count == r->range_room) {
         size_t room = r->range_room ? 2 * r->range_room : 64;
         bt_range *more = realloc(r->ranges, room * sizeof *more);
-        if (!more) result = -1;
-        else { r->ranges = more; r->range_room = room; }
+        if (!more) return -1;
+        r->ranges = more;
+        r->range_room = room;
     }
-    if (result == 0) r->ranges[r->range_count++] = (bt_range){address, size};
+    r->ranges[r->range_count++] = (bt_range){address, size};
+    return 0;
+}
+
+static inline int bt_registry_add_range(bt_registry *r, void *address, size_t size) {
+    pthread_mutex_lock(&r->lock);
+    int result = bt_registry_put_range(r, address, size);
     pthread_mutex_unlock(&r->lock);
     return result;
 }
@@ -52,16 +58,21 @@ static inline void bt_registry_drop_range(bt_registry *r, void *address) {
     pthread_mutex_unlock(&r->lock);
 }
 
-static inline int bt_registry_add_fd(bt_registry *r, int fd) {
-    int result = 0;
-    pthread_mutex_lock(&r->lock);
+static inline int bt_registry_put_fd(bt_registry *r, int fd) { /* with the lock held */
     if (r->fd_count == r->fd_room) {
         size_t room = r->fd_room ? 2 * r->fd_room : 256;
         int *more = realloc(r->fds, room * sizeof *more);
-        if (!more) result = -1;
-        else { r->fds = more; r->fd_room = room; }
+        if (!more) return -1;
+        r->fds = more;
+        r->fd_room = room;
     }
-    if (result == 0) r->fds[r->fd_count++] = fd;
+    r->fds[r->fd_count++] = fd;
+    return 0;
+}
+
+static inline int bt_registry_add_fd(bt_registry *r, int fd) {
+    pthread_mutex_lock(&r->lock);
+    int result = bt_registry_put_fd(r, fd);
     pthread_mutex_unlock(&r->lock);
     return result;
 }

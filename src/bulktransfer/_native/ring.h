@@ -151,6 +151,12 @@ static inline const uint8_t *bt_rx_meta(const bt_rx *rx) {
     return rx->meta + (rx->head & (rx->slot_count - 1)) * rx->meta_stride;
 }
 
+/* What the flags of the entry at the head say: a hint, since the peer may change it yet. */
+static inline uint16_t bt_rx_flags(const bt_rx *rx) {
+    const volatile bt_entry *entry = &rx->ring[rx->head & (rx->slot_count - 1)];
+    return entry->flags;
+}
+
 /* Tell the peer what was taken; its slots are free from here on, and its operations accepted. */
 static inline void bt_rx_publish(bt_rx *rx) {
     rx->published = rx->head;

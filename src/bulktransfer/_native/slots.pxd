@@ -1,6 +1,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from bulktransfer._native.kernel cimport Mapping
+from bulktransfer._native.kernel cimport Descriptor, Mapping
 from bulktransfer._native.ledger cimport bt_pool
 from bulktransfer._native.statistics cimport bt_record
 
@@ -22,6 +22,8 @@ cdef class Slots:
     cdef public set channels
     cdef readonly uint32_t free_count
     cdef public bint reclaim
+    cdef public Descriptor memory
+    cdef public bint made_here  # its memory is nobody else's: what is not needed goes back
     cdef public bint present
     cdef public object on_return
     cdef int hungry
@@ -31,6 +33,10 @@ cdef class Slots:
     cdef void put_free(self, uint32_t index) noexcept
     cdef int take_back(self, uint32_t index) except -1
     cdef int come_home(self, uint32_t index) except -1
+    cdef int begin_frames(self) except -1
+    cdef int furnish(self, uint32_t index) except -1
+    cdef void renew(self, uint32_t index) noexcept
+    cdef int melt(self) except -1
     cdef void grow(self, uint32_t index, uint64_t length) noexcept
     cdef int guard_for(self, uint32_t index, int act) except -1
     cdef void guard_again(self, uint32_t index) noexcept

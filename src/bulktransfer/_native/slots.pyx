@@ -10,14 +10,19 @@ from libc.string cimport memset
 import os as _os
 
 from bulktransfer import states
+from bulktransfer._native.frames cimport (
+    bt_frame_cache, bt_frame_cache_new, bt_frame_furnish, bt_frame_let_go, bt_frame_melt, bt_frames_begin,
+    bt_frames_end,
+)
 from bulktransfer._native.kernel cimport Mapping, bt_twin, bt_twin_leave, bt_twin_new, registry
 from bulktransfer._native.ledger cimport (
-    BT_FREE, BT_GIVE_BACK, BT_INVALID, BT_READ_WRITE, bt_act, bt_guard_begin, bt_guard_end, bt_guard_for, bt_guard_set,
-    bt_bit_words, bt_slot,
+    BT_BARE, BT_FREE, BT_GIVE_BACK, BT_INVALID, BT_OWN, BT_READ_WRITE, BT_SEALED, bt_act, bt_guard_begin, bt_guard_end,
+    bt_guard_for, bt_guard_set, bt_bit_words, bt_slot,
 )
 from bulktransfer._native.statistics cimport bt_record_write, drop_record, free_slots, new_record, new_slots, show_slots
 from bulktransfer._native.table cimport table
 
+cdef bt_frame_cache* the_frames = NULL
 cdef tuple STATE = tuple(sorted(states.BufferState, key=lambda s: s.value))
 
 
@@ -64,6 +69,8 @@ cdef class Slots:
     def __dealloc__(self):
         if self.c.twin != NULL:
             bt_twin_leave(self.c.twin, 0)
+        if self.c.slots != NULL:
+            bt_frames_end(&self.c)
         free_slots(self.c.slots, self.c.count)
         drop_record(self.record)
         free(self.c.taken)
@@ -96,6 +103,7 @@ cdef class Slots:
         cdef bt_slot* s = &self.c.slots[index]
         s.flags = BT_FREE
         s.length = self.c.size
+        self.renew(index)
         if self.c.twin != NULL or self.c.fresh != NULL:
             self.grow(index, self.c.size)
         self.free[self.free_count] = index
@@ -127,6 +135,7 @@ cdef class Slots:
         """Whether the mapping follows the ledger (trust HALF) from now on. Raises: OSError (nothing changed)."""
         cdef int result = 0
         if on and not self.c.guarded:
+            self.melt()
             result = bt_guard_begin(&self.c)
         elif not on and self.c.guarded:
             result = bt_guard_end(&self.c)
@@ -147,6 +156,7 @@ cdef class Slots:
             if self.mapping is not None:
                 self.mapping.belong(twin)
         elif on and self.c.twin != NULL:
+            self.melt()
             if self.mapping is not None:
                 self.mapping.belong(NULL)
             twin, self.c.twin = self.c.twin, NULL
@@ -159,9 +169,62 @@ cdef class Slots:
     cdef void grow(self, uint32_t index, uint64_t length) noexcept:
         """The length grows: what did not come with the contents is zeroed (rule 11)."""
         cdef uint64_t* fresh = fresh_of(&self.c, index)
+        if self.c.slots[index].holds == BT_BARE:
+            return  # what it gets is zeros
         if fresh != NULL and length > fresh[0]:
             memset(self.c.base + index * self.c.size + fresh[0], 0, length - fresh[0])
             fresh[0] = length
+
+    cdef int begin_frames(self) except -1:
+        """From now on a buffer may hold a frame (sealed.h). Raises: MemoryError."""
+        global the_frames
+        cdef int memory = -1
+        if self.c.frames != NULL:
+            return 0
+        if the_frames == NULL or the_frames.generation != registry().generation:
+            the_frames = bt_frame_cache_new(registry())
+        if self.memory is not None:
+            memory = self.memory.fileno()
+        if the_frames == NULL or bt_frames_begin(&self.c, the_frames, memory, self.made_here) < 0:
+            raise MemoryError(f"no memory to keep the frames of pool {self.name}")
+        return 0
+
+    cdef int furnish(self, uint32_t index) except -1:
+        """A buffer that holds no memory gets some, all of it zeros. Raises: OSError (nothing changed)."""
+        cdef int result = bt_frame_furnish(&self.c, index)
+        if result < 0:
+            raise OSError(-result, f"memory for buffer {index} of pool {self.name}: {_os.strerror(-result)}")
+        return 0
+
+    cdef void renew(self, uint32_t index) noexcept:
+        """Its contents are no longer wanted: a frame that others have seen is let go; if that cannot be, it stays."""
+        if self.c.slots[index].holds == BT_SEALED:
+            bt_frame_let_go(&self.c, index)
+
+    cdef int melt(self) except -1:
+        """Every buffer back into memory that stays what it is. Raises: OSError, BufferError (a view may be written)."""
+        cdef uint32_t i
+        cdef int result
+        if self.c.frames == NULL:
+            return 0
+        for i in range(self.c.count):
+            if self.c.slots[i].writers:
+                raise BufferError(f"buffer {i} of pool {self.name} leaves its frame: a view of it is live")
+        for i in range(self.c.count):
+            result = bt_frame_melt(&self.c, i)
+            if result < 0:
+                raise OSError(-result, f"memory for buffer {i} of pool {self.name}: {_os.strerror(-result)}")
+        bt_frames_end(&self.c)
+        return 0
+
+    def in_own_memory(self, uint32_t index):
+        """Whether what a buffer holds is its part of the pool's memory, and no frame."""
+        return self.c.slots[index].holds == BT_OWN
+
+    def set_solid(self):
+        """From now on its memory stays what it is: others read it, or write into it. Raises: as melt."""
+        self.melt()
+        self.c.solid = True
 
     @property
     def guarded(self):

@@ -136,13 +136,15 @@ class Channel:
         """Wait until a binder is bound, and take the bind_received event. Raises: the channel's end, ForkedError."""
         await self._until(self._see_bound)
 
-    async def assign_pool(self, pool: bulk.Pool, *, exposed: bool = False) -> None:
+    async def assign_pool(self, pool: bulk.Pool, *, exposed: bool = False, means: str | None = None) -> None:
         """Have the pool on the channel, at both ends. Cancelled before the answer, the request is withdrawn.
 
         Raises: as bulk.Channel.assign_pool, but for TimeoutError.
         """
         try:
-            await self._outcome(lambda done: self.sync.assign_pool(pool, exposed=exposed, timeout=None, done=done))
+            await self._outcome(
+                lambda done: self.sync.assign_pool(pool, exposed=exposed, means=means, timeout=None, done=done)
+            )
         except asyncio.CancelledError:
             self.sync.withdraw(pool)
             raise

@@ -52,6 +52,7 @@ class FullCopyBackend:
 
     scheme = "fullcopy"
     spins = True
+    copies = True  # never a frame that is passed on
     trusts: Sequence[Trust] = (Trust.NONE,)
     codec: Codec = control.CODEC
 

@@ -155,6 +155,8 @@ class Aggregate:
         memory = part.buffer.pool.memory
         if memory is None or memory.closed:
             return f"part {index} is memory of this process alone (a twin)"
+        if not part.buffer.pool.in_own_memory(part.buffer.index):
+            return f"part {index} is in a frame of its own, as contents travel over a channel of trust NONE"
         if part.offset % PAGE:
             return f"part {index} begins inside a page, at {part.offset} of its buffer"
         if part.length % PAGE and any(later.length for later in self._parts[index + 1 :]):

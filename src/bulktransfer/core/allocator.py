@@ -47,6 +47,7 @@ class Allocator(AllocatorCore):
         guard.check(count, trust, f"a pool of {count} x {size} bytes")
         source, mapping = memory.make(count * size, huge=trust is not Trust.HALF or size % memory.HUGE == 0)
         self._adopt(source, mapping, count, size, trust, constraints, reclaim, domain)
+        self.pool.made_here = True
 
     @classmethod
     def from_fd(

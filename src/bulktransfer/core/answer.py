@@ -36,7 +36,7 @@ from ..messages import (
     RemoveRequest,
     Withdraw,
 )
-from ..states import EventKind, Role, Trust
+from ..states import EventKind, Means, Role, Trust
 from . import ending, far, identity, leases, memory, twin
 from .deferral import Answer
 from .limits import POOLS_MAX
@@ -64,7 +64,7 @@ class Answering(RequestBook):
         )
         if own is not None and channel.role is Role.MASTER:
             return None  # crossing requests for one pool: the MASTER's stands, and the peer knows
-        if message.exposed and (channel.is_source or twin.shares_memory(channel.trust)):
+        if message.means is Means.EXPOSED and (channel.is_source or twin.shares_memory(channel.trust)):
             raise ProtocolViolation("a pool is exposed by a source at trust NONE, and by nobody else")
         error: BulkError | None = None
         try:
@@ -129,7 +129,7 @@ class Answering(RequestBook):
                 raise PoolVetoError(f"assign of pool {name} was vetoed: {veto}") from veto
         assignment = self.new_assignment(pool, message.slot, False)
         assignment.present = present
-        assignment.exposed = message.exposed
+        assignment.set_means(twin.settled_means(channel, message.means))
         try:
             self.reserve(pool)
         except (BulkError, OSError) as error:  # the kernel grants no further mapping
@@ -202,7 +202,7 @@ class Answering(RequestBook):
             if shared:
                 self.attach(pool, fds[0])
             elif pool.address is None:
-                (far if channel.is_far else twin).attach(pool)
+                far.attach(pool) if channel.is_far else twin.attach(pool, assignment.means)
             if exposed:
                 assignment.look_through(memory.adopt_window(fds[0], len(pool) * pool.buffer_size, pool.name), fds[1])
             if channel.constraints is not None:

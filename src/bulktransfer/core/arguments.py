@@ -11,10 +11,11 @@ from ..abc import Backend
 from ..errors import (
     TrustMismatchError,
 )
-from ..states import Trust
+from ..states import Means, Trust
 
 META_MAX = 2048
 WAITS = {"block": 0, "auto": 1, "spin": 2}
+MEANS = {"by value": Means.BY_VALUE, "sealed": Means.SEALED}
 
 
 def check_trust(trust: Any, backend: Backend | None, *, open_allowed: bool) -> Trust:
@@ -47,6 +48,17 @@ def check_wait(wait: Any) -> None:
     """Judge how a channel waits. Raises: ValueError."""
     if not isinstance(wait, str) or wait not in WAITS:
         raise ValueError(f"wait={wait!r}; it takes one of {', '.join(WAITS)}")
+
+
+def means_of(exposed: Any, means: Any) -> Means:
+    """How contents are to travel. Raises: ValueError (no such means, or two of them)."""
+    if means is None:
+        return Means.EXPOSED if exposed else Means.CHOSEN
+    if not isinstance(means, str) or means not in MEANS:
+        raise ValueError(f"means={means!r}; it takes one of {', '.join(MEANS)}, or None")
+    if exposed:
+        raise ValueError(f"exposed=True with means={means!r}: contents are read in place, and travel by no other means")
+    return MEANS[means]
 
 
 def check_meta_size(meta_size: Any) -> None:

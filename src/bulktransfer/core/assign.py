@@ -23,7 +23,7 @@ from ..errors import (
     TrustMismatchError,
 )
 from ..messages import AssignRequest, RemoveRequest, Withdraw
-from ..states import Trust
+from ..states import Means, Trust
 from . import leases, memory, twin
 from .answer import Answering
 from .requests import Request
@@ -34,14 +34,16 @@ class Assigning(Answering):
 
     # ---- asking ----
 
-    def assign(self, pool: Pool, exposed: bool, done: Callable[[Any], object] | None) -> Request:
+    def assign(self, pool: Pool, means: Means, done: Callable[[Any], object] | None) -> Request:
         """Ask the peer to take a pool. Raises: what assign_pool documents."""
         channel = self.channel
         with channel.domain.lock:
-            self.check_assign(pool, exposed)
+            self.check_assign(pool, means)
             assignment = self.new_assignment(pool, self.free_slot(), True)
-            assignment.exposed = exposed
+            assignment.set_means(twin.settled_means(channel, means))
             self.reserve(pool)
+            if assignment.exposed:
+                pool.set_solid()
             self.put(assignment)
             request = self.new_request("assign", assignment, done)
         message = AssignRequest(
@@ -51,14 +53,15 @@ class Assigning(Answering):
             buffer_count=pool.buffer_count,
             buffer_size=pool.buffer_size,
             trust=channel.trust,
-            exposed=exposed,
+            means=means,
         )
         self.say_or_forget(request, message)
         return request
 
-    def check_assign(self, pool: Pool, exposed: bool) -> None:
+    def check_assign(self, pool: Pool, means: Means) -> None:
         """Everything that can be refused here."""
         channel = self.channel
+        exposed = means is Means.EXPOSED
         if not isinstance(pool, Pool):
             raise TypeError(f"assign_pool takes a pool, not {type(pool).__name__}")
         what = f"assign of pool {pool.name} to {channel!r}"
@@ -71,6 +74,8 @@ class Assigning(Answering):
             raise ValueError(f"{what}: exposed=True is for trust NONE; the channel has {channel.trust.name}")
         if exposed and channel.is_far:
             raise ValueError(f"{what}: exposed=True is for one machine; nobody reads memory over a network")
+        if means in (Means.BY_VALUE, Means.SEALED) and (channel.trust is not Trust.NONE or channel.is_far):
+            raise ValueError(f"{what}: means= is for trust NONE on one machine; the channel has {channel.trust.name}")
         self.check_seals(pool, exposed, what)
         if self.find(pool) is not None:
             raise PoolAlreadyAssignedError(f"{what}: it is there already, or about to be")

@@ -34,6 +34,7 @@ from ..states import ChannelAct, ChannelState, EventKind
 from . import ending
 from . import gathering as aggregates
 from .aggregate import Aggregate
+from .arguments import means_of
 from .deferral import Answer
 from .domain import Alarm
 from .gathering import Arrival, Gathering
@@ -61,18 +62,25 @@ class Channel(ChannelPlane):
     # ---- pools ----
 
     def assign_pool(
-        self, pool: Pool, *, exposed: bool = False, timeout: float | None = 10.0, done: Done | None = None
+        self,
+        pool: Pool,
+        *,
+        exposed: bool = False,
+        means: str | None = None,
+        timeout: float | None = 10.0,
+        done: Done | None = None,
     ) -> None:
         """Have the pool on the channel, at both ends (I-5.2.3); it changes nobody's ownership.
 
-        exposed: the peer may read the whole pool at any time (trust NONE only). With `done` the call returns after
-        local checks, and `timeout` bounds the outcome.
+        exposed: the peer may read the whole pool at any time (trust NONE only). means: how contents travel at trust
+        NONE, "by value" or "sealed" (statistics() tells); left out, each transfer takes what costs less. With `done`
+        the call returns after local checks, and `timeout` bounds the outcome.
         Raises: PoolAlreadyAssignedError, TrustMismatchError, PoolVetoError, ConstraintError, LimitError,
         PoolNotAssignedError (the pool left this domain), ValueError (of another domain), TypeError, TimeoutError,
         ChannelStateError or the channel's end, WouldBlock (inside a callback; use `done`).
         """
         self.check_blocking("assign_pool", done, timeout)
-        self.settle(self.assigning.assign(pool, exposed, done), timeout)
+        self.settle(self.assigning.assign(pool, means_of(exposed, means), done), timeout)
 
     def remove_pool(self, pool: Pool, *, timeout: float | None = 10.0, done: Done | None = None) -> None:
         """Take the pool off the channel, at both ends; nothing is sent from it here until the answer (rule 14).
@@ -309,7 +317,11 @@ class Channel(ChannelPlane):
     def statistics(self) -> dict[str, Any]:
         """Counts since the channel was made, and the states of the buffers of its pools."""
         pools = {pool.id.hex: pool.states() for pool in self.pools}
-        means = {"means": "network", "wire": self.wire_counts()} if self.is_far else {"means": "shared"}
+        means: dict[str, Any] = {"means": "shared"}
+        if self.is_far:
+            means = {"means": "network", "wire": self.wire_counts()}
+        elif self.by_value:
+            means = {"means": "private", "contents": self.means_used()}
         return {"address": self.address, "state": self.state.name, **means, **self.counters(), "pools": pools}
 
 

@@ -32,6 +32,7 @@ def reserve(pool: Pool, channel: Any) -> None:
     """Have the pool on the channel; its trust is a matter of those that see its memory. Raises: ConstraintError."""
     if pool.guarded:
         raise ConstraintError(f"pool {pool.name} has trust HALF, which forbids what a network channel writes")
+    pool.set_solid()  # contents land in its memory, and leave from there
     pool.channels.add(channel.number)
 
 

@@ -21,7 +21,7 @@ class Limits:
     total_bytes: of all pools that came from peers into the domain · channels: of the domain ·
     handshake_s: for a peer to complete what it began · half_open: peers that knocked and have not finished ·
     slot_count: entries of a ring, a power of two · stage_size: bytes through which contents pass where memory is not
-    shared, a power of two.
+    shared, a power of two · frames: sealed frames of a peer that may be on their way at once, a descriptor each.
     Raises: ValueError.
     """
 
@@ -34,6 +34,7 @@ class Limits:
     half_open: int = 64
     slot_count: int = 1024
     stage_size: int = 1 << 20
+    frames: int = 64
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -251,6 +251,7 @@ class ChannelPlane(Descriptors):
         if self.by_value and not self.is_source:
             self.lay_bed()  # before the helper watches: see wait.h
             self.attach_carrier()
+            self.grant_frames(self.limits.frames)
         self.domain.set_loose(self)
         self.beacon.dim()
         if self._poller is not None:

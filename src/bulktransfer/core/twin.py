@@ -9,8 +9,9 @@ from typing import Any
 
 from .._native import kernel
 from .._native.pool import Pool
-from ..states import Trust
+from ..states import Means, Trust
 from . import memory
+from .scheme import backend_for
 
 
 def shares_memory(trust: Trust) -> bool:
@@ -24,8 +25,22 @@ def stages(is_source: bool, part: Any) -> tuple[int, int]:
     return (size, 0) if is_source else (0, size)
 
 
-def attach(pool: Pool) -> None:
-    """Give an announced pool memory of this domain alone, all of it there. Raises: OSError (ENOMEM)."""
+def attach(pool: Pool, means: Means) -> None:
+    """Give an announced pool memory of this domain alone, all of it there. Raises: OSError (ENOMEM).
+
+    Where contents come as sealed frames, which take its place, there are addresses only, and pages on first touch.
+    """
     size = pool.buffer_size * pool.buffer_count
     memory.check_room(size, f"the twin of pool {pool.name}")
-    pool.attach(kernel.Mapping(None, size, True))
+    pool.attach(kernel.Mapping(None, size, True, means is not Means.SEALED))
+
+
+def settled_means(channel: Any, asked: Means) -> Means:
+    """By which means contents travel over a channel: a backend that promises copies makes them, whatever is asked."""
+    if asked is not Means.CHOSEN and asked is not Means.SEALED:
+        return asked
+    try:
+        copies = getattr(backend_for(channel.address), "copies", False)
+    except ValueError:  # a pair has an address of no scheme
+        copies = False
+    return Means.BY_VALUE if copies else asked

@@ -119,7 +119,7 @@ class Party:
 
     def assign(self, number: int, pool: int) -> None:
         """Bring a pool onto a channel, and wait until the other side has it."""
-        self.channels[number].assign_pool(self.pools[pool], timeout=PATIENCE_S)
+        self.channels[number].assign_pool(self.pools[pool], timeout=PATIENCE_S, **self.subject.assign)
 
     def take_pool(self, number: int, pool: int) -> None:
         """Receive the event that a pool came; from now on it has this number here."""
@@ -134,7 +134,7 @@ class Party:
         if act == "destroy":
             channel.destroy(timeout=None, done=self._done)
         elif act == "assign":
-            channel.assign_pool(self.pools[pool], timeout=None, done=self._done)
+            channel.assign_pool(self.pools[pool], timeout=None, done=self._done, **self.subject.assign)
         else:
             channel.remove_pool(self.pools[pool], timeout=None, done=self._done)
 

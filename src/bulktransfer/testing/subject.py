@@ -20,6 +20,7 @@ class Subject:
     address: what to create, where the backend chooses the free part ("shm:", "tcp://127.0.0.1:0").
     imports: modules that every process imports first. processes: the two ends may be in different processes.
     create, bind: options that the backend needs in every such call (certificates and the like).
+    assign: options of every assignment (by which means contents travel).
     only: the trust levels to test; all that the backend offers, if left out.
     """
 
@@ -28,6 +29,7 @@ class Subject:
     processes: bool = True
     create: Mapping[str, Any] = field(default_factory=dict)
     bind: Mapping[str, Any] = field(default_factory=dict)
+    assign: Mapping[str, Any] = field(default_factory=dict)
     only: tuple[bulk.Trust, ...] | None = None
 
     @property
@@ -63,6 +65,11 @@ class Mode(NamedTuple):
 
 
 MODES = (Mode("transmit-master", True), Mode("receive-master", False))
+
+
+def seals(subject: Subject, trust: bulk.Trust) -> bool:
+    """Whether contents travel as sealed frames, so that each domain's mapping follows what it may do."""
+    return trust is bulk.Trust.NONE and subject.assign.get("means") == "sealed"
 
 
 def memory_is_shared(trust: bulk.Trust) -> bool:

@@ -34,7 +34,7 @@ from ..messages import (
     Welcome,
     Withdraw,
 )
-from ..states import Direction, Role, Trust
+from ..states import Direction, Means, Role, Trust
 
 MAGIC: Final = b"BT"
 ENCODING: Final = 1  # how a message is packed; `Hello.version` says which conversation the sender speaks
@@ -254,7 +254,7 @@ _LAYOUT: Final[dict[type[Any], _Layout]] = {
             "buffer_count": _Integer("I", least=1),
             "buffer_size": _Integer("Q", least=1),
             "trust": _Enum(Trust),
-            "exposed": _Bool(),
+            "means": _Enum(Means),
         },
     ),
     AssignAnswer: _Layout(6, _ANSWER),

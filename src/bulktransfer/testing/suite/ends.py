@@ -145,7 +145,7 @@ class Ends(Suite):
         bound()
         alloc = world.allocator(here.domain)
         took = seat.begin("take_pool", 0, 0)
-        here.assign_pool(alloc.pool, timeout=PATIENCE_S)
+        here.assign_pool(alloc.pool, timeout=PATIENCE_S, **world.case.subject.assign)
         took()
         return here, alloc
 

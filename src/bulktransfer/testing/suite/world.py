@@ -187,7 +187,8 @@ class World:
 
     def assign(self, asker: bulk.Channel, other: bulk.Channel, pool: bulk.Pool) -> bulk.Pool:
         """Bring a pool onto a channel; the pool as the other side has it."""
-        event, _ = together(lambda: take(other, EventKind.POOL_ASSIGNED), lambda: asker.assign_pool(pool))
+        options = self.case.subject.assign
+        event, _ = together(lambda: take(other, EventKind.POOL_ASSIGNED), lambda: asker.assign_pool(pool, **options))
         found: bulk.Pool = event.pool
         return found
 
