@@ -125,3 +125,15 @@ def test_queue_measures_both_and_checks_what_arrived(bench: Callable[..., Any]) 
     assert found["64 KiB"]["count"] == 4
     for figures in found.values():
         assert len(figures["per_s"]["ours"]) == len(figures["per_s"]["multiprocessing"]) == 5
+
+
+def test_sealed_compares_every_means_by_size_and_readers(bench: Callable[..., Any]) -> None:
+    arguments = ["--size", "64KiB", "--readers", "1,2", "--segment", "256KiB", *BRIEF]
+    data = bench("sealed", *arguments)["data"]
+    assert data.keys() == {"65536 x 1", "65536 x 2"}
+    for found in data.values():
+        assert found["mib_per_s"].keys() == {
+            "sealed", "by value", "as it chooses", "Pipe", "UNIX socket", "shared + copy"
+        }  # fmt: skip
+        assert all(len(rates) == 5 and min(rates) > 0 for rates in found["mib_per_s"].values())
+        assert found["contents"]["sealed"] == 0  # so small contents go by value

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import bulktransfer as bulk
 
-from . import costs, echo, floor, memory, peers, queue, rtt, throughput
+from . import costs, echo, floor, memory, peers, queue, rtt, sealed, throughput
 from .machine import CannotMeasure
 from .report import Report
 from .shared import WrongSum
@@ -37,6 +37,7 @@ BENCHMARKS: dict[str, tuple[Benchmark, str]] = {
     "memory": (memory, "whether anything grows over ten million transfers"),
     "costs": (costs, "the instructions, system calls and page faults of a transfer"),
     "peers": (peers, "the same hand-over by other libraries"),
+    "sealed": (sealed, "contents to one reader and to several, sealed, by value, and without the library"),
     "queue": (queue, "objects through a queue, beside multiprocessing's"),
 }
 
