@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import threading
 
@@ -11,7 +12,7 @@ import pytest
 import bulktransfer as bulk
 import meeting
 from bulktransfer import ChannelState, EventKind
-from meeting import Background, serve
+from meeting import Background, Interrupter, serve
 from worlds import PATIENCE_S, READ_WRITE, take, together
 
 scheme, world = meeting.scheme, meeting.world
@@ -302,6 +303,37 @@ def test_the_deadline_of_a_destroy_with_done_is_kept(world):
     with pytest.raises(bulk.BrokenChannelError):
         tx.receive()
     assert isinstance(outcomes[0].error, bulk.BrokenChannelError)
+
+
+def test_an_interrupted_destroy_goes_its_way_and_keeps_its_deadline(world):
+    tx, rx, _, _ = world.line()
+    with Interrupter(lambda: tx.farewell is not None), pytest.raises(KeyboardInterrupt):
+        tx.destroy(timeout=0.2)
+    assert tx.state is ChannelState.TEARDOWN
+    with pytest.raises(bulk.BrokenChannelError, match="did not answer"):
+        tx.receive()
+    take(rx, EventKind.TEARDOWN_RECEIVED)
+
+
+def test_a_destroy_that_cannot_be_said_has_not_been_tried(world):
+    tx, rx, alloc, _ = world.line()
+    say = tx.say
+
+    def full(*_):
+        del tx.say
+        raise OSError(errno.ENOBUFS, "no room")
+
+    tx.say = full
+    with pytest.raises(OSError, match="no room"):
+        tx.destroy()
+    assert tx.state is ChannelState.CONNECTED
+    assert tx.say == say
+    buffer = alloc.alloc()
+    tx.move(buffer)
+    assert take(rx, EventKind.MOVE_RECEIVED)
+    serving = Background(lambda: [event.kind for event in rx])
+    tx.destroy()
+    assert serving.result() == [EventKind.TEARDOWN_RECEIVED]
 
 
 def test_destroy_in_a_callback_takes_done(world):

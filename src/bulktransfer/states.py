@@ -192,12 +192,15 @@ CHANNEL_TABLE: dict[tuple[ChannelState, ChannelAct], ChannelState] = {
     (_C.BINDING, _B.WELCOMED): _C.CONNECTED,
     (_C.BINDING, _B.REFUSED): _C.CLOSED,
     (_C.CONNECTED, _B.DESTROY): _C.TEARDOWN,
+    (_C.TEARDOWN, _B.WITHDRAWN): _C.CONNECTED,
     (_C.CONNECTED, _B.TEARDOWN_RECEIVED): _C.TEARDOWN,
     (_C.TEARDOWN, _B.TEARDOWN_RECEIVED): _C.TEARDOWN,
     (_C.TEARDOWN, _B.TORN_DOWN): _C.CLOSED,
     **{(state, _B.CLOSE): _C.CLOSED for state in ChannelState},
 }
-"""The life of a channel: a creator waits INITIALIZED, negotiates, and goes back there after a veto (rule 3)."""
+"""The life of a channel: a creator waits INITIALIZED, negotiates, and goes back there after a veto (rule 3).
+
+A teardown that could not be said never was."""
 
 
 def step_channel(state: ChannelState, act: ChannelAct) -> ChannelState | None:

@@ -38,6 +38,7 @@ from .arguments import means_of
 from .deferral import Answer
 from .domain import Alarm
 from .gathering import Arrival, Gathering
+from .interrupts import INTERRUPTS
 from .plane import ChannelPlane, Done
 from .requests import Request
 
@@ -219,22 +220,45 @@ class Channel(ChannelPlane):
         """End the channel in order: nothing new is sent, what was sent arrives, the peer agrees (I-6.3.2).
 
         What has arrived can still be received. A peer that does not answer in `timeout` seconds counts as dead.
-        Raises: BrokenChannelError (it did not answer, or is gone), ChannelStateError, the channel's end, WouldBlock.
+        Raises: BrokenChannelError (it did not answer, or is gone), ChannelStateError, the channel's end, WouldBlock,
+        OSError (nothing could be sent, and the channel goes on). After KeyboardInterrupt the end goes its way.
         """
         self.check_blocking("destroy", done, timeout)
         self.check_connected("destroy")
-        self.step(ChannelAct.DESTROY)
-        self.say_if_possible(Teardown(reason="", final=False))
         farewell = Farewell(self, done)
-        self.farewell = farewell
+        try:
+            with INTERRUPTS.held_off():
+                self._say_farewell()
+                self.farewell = farewell
+            if done is None:
+                answered = self.wait_for(lambda: self.ended is not None, timeout)
+        except BaseException:
+            self._bound_farewell(farewell, timeout)  # nobody waits, and its time is bounded all the same
+            raise
         if done is not None:
-            if timeout is not None:
-                farewell.set_deadline(timeout)
+            self._bound_farewell(farewell, timeout)
             return
-        if not self.wait_for(lambda: self.ended is not None, timeout):
+        if not answered:
             farewell.expire()
         if self.ended is not None and self.ended[0] not in (ClosedChannelError, EndOfChannelError):
             self._raise_end("destroy")
+
+    def _bound_farewell(self, farewell: Farewell, timeout: float | None) -> None:
+        if timeout is not None and self.farewell is farewell:
+            farewell.set_deadline(timeout)
+
+    def _say_farewell(self) -> None:
+        """Tell the peer that this is to be the end. Raises: the channel's end, OSError (it was not tried, then)."""
+        self.step(ChannelAct.DESTROY)
+        try:
+            self.say(Teardown(reason="", final=False))
+        except (OSError, MemoryError) as error:
+            if self.ended is None:
+                self.step(ChannelAct.WITHDRAWN)
+            if isinstance(error, ConnectionError):  # its last words say why, if it had any
+                self.serve()
+                self.check_connected("destroy")
+            raise
 
     def close(self) -> None:
         """End the channel at once; idempotent, never raises, never waits. What was accepted still arrives."""
