@@ -493,3 +493,17 @@ def test_a_pool_assigned_to_a_peer_that_left_raises_the_end_and_is_not_reserved(
         tx.assign_pool(alloc.pool)
     assert alloc.pool.trust is Trust.UNINITIALIZED
     assert alloc.pool.channels == set()
+
+
+def test_a_request_that_there_is_no_memory_to_answer_ends_the_channel_at_both_sides(world, monkeypatch):
+    tx, rx, alloc, _ = world.line()
+
+    def no_memory(message):
+        raise MemoryError
+
+    monkeypatch.setattr(rx.assigning, "on_remove_request", no_memory)
+    asking = meeting.Background(lambda: tx.remove_pool(alloc.pool))
+    with pytest.raises(bulk.BrokenChannelError, match="no memory to answer"):
+        rx.receive()
+    with pytest.raises(bulk.BrokenChannelError, match="the peer is gone"):
+        asking.result()

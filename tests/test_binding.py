@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 
 import pytest
@@ -313,3 +314,38 @@ def test_a_waiting_call_on_another_channel_serves_the_binder(world):
     with pytest.raises(bulk.ClosedChannelError):
         waiting.result()
     assert take(second, EventKind.BIND_RECEIVED)
+
+
+def test_a_creator_that_cannot_be_told_is_a_broken_channel(world, monkeypatch):
+    from bulktransfer.core.line import LocalLine
+
+    creator = create(world)
+    monkeypatch.setattr(LocalLine, "say", lambda *arguments: False)
+    with pytest.raises(bulk.BrokenChannelError, match="does not read"):
+        bind(world, creator.address, timeout=None)
+
+
+@pytest.mark.parametrize("where", ["say", "hear", "accept"])
+def test_a_creator_that_is_gone_is_a_broken_channel_however_the_system_says_it(world, monkeypatch, where):
+    from bulktransfer.core.line import LocalLine
+
+    creator = create(world)
+
+    def gone(*arguments):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    over = []
+    serving = Background(lambda: serve(creator, lambda: over))
+    original = {"say": LocalLine.say, "hear": LocalLine.hear, "accept": LocalLine.accept}[where]
+    binder = bulk.Domain()
+
+    def only_there(line, *arguments):
+        return gone() if threading.current_thread() is threading.main_thread() else original(line, *arguments)
+
+    monkeypatch.setattr(LocalLine, where, only_there)
+    try:
+        with pytest.raises(bulk.BrokenChannelError, match="went away"):
+            bind(world, creator.address, domain=binder, timeout=PATIENCE_S)
+    finally:
+        over.append(True)
+        serving.result()

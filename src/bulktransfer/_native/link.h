@@ -323,7 +323,8 @@ static inline enum bt_carried bt_link_carry_one(bt_link *link) {
     if (w->entry.kind == BT_CONTROL && w->size) {
         int result = link->ways ? link->ways->message(link, w->data, w->size)
                                 : bt_message_send(link->sock, w->data, w->size, w->fds, w->fd_count);
-        if (result == -EAGAIN || result == -ETOOMANYREFS || result == -ENOBUFS) return BT_CARRY_SOCKET;
+        if (result == -EAGAIN || result == -ETOOMANYREFS || result == -ENOBUFS || result == -ENOMEM)
+            return BT_CARRY_SOCKET;
         if (result < 0) return BT_CARRY_ENDED;
     }
     if (w->entry.kind != BT_CONTROL && w->fd_count) {

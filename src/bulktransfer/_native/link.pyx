@@ -6,7 +6,7 @@ begin with an underscore.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.errno cimport EAGAIN, ENOMEM
+from libc.errno cimport EAGAIN, ENOBUFS, ENOMEM
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -317,7 +317,7 @@ cdef class LinkCore:
                 self.link.issued += 1
                 self.flush()
                 return
-            if result != -EAGAIN:
+            if result != -EAGAIN and result != -ENOBUFS and result != -ENOMEM:  # it waits until there is room again
                 raise OSError(-result, _os.strerror(-result))
         if bt_link_make_room(self.link, 1) < 0:
             raise MemoryError("no memory for what waits to be sent")

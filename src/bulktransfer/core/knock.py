@@ -115,11 +115,12 @@ class Knock:
         self.line = line_of(connection)
         hello = Hello(domain_id=self.domain.id, trust=self.trust, role=self.role)
         try:
-            self.line.say(self.codec.encode(hello))
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.ECONNRESET):
-                raise
-            self.finish(BrokenChannelError(f"bind to {self._address}: the creator went away"))
+            said = self.line.say(self.codec.encode(hello))
+        except ConnectionError as error:
+            self.finish(self.as_told(error))
+            return
+        if not said:
+            self.finish(BrokenChannelError(f"bind to {self._address}: the creator does not read"))
             return
         self.beacon.watch(self.line.fileno(), self.on_readable)
 
@@ -132,7 +133,7 @@ class Knock:
                 self.wait_again()
                 return
             except OSError as error:
-                self.finish(error)
+                self.finish(self.as_told(error))
                 return
             if got is None:
                 return
@@ -142,7 +143,13 @@ class Knock:
             try:
                 self.hear(data, fds, truncated)
             except (BulkError, OSError) as error:
-                self.finish(error)
+                self.finish(self.as_told(error))
+
+    def as_told(self, error: BulkError | OSError) -> BulkError | OSError:
+        """A connection that is gone is a creator that is gone, however the system says it."""
+        if isinstance(error, BulkError) or not isinstance(error, ConnectionError):
+            return error
+        return BrokenChannelError(f"bind to {self._address}: the creator went away: {error.strerror}")
 
     def hear(self, data: bytes, fds: list[kernel.Descriptor], truncated: bool) -> None:
         """One message. Raises: BulkError, OSError."""

@@ -338,6 +338,8 @@ class ChannelPlane(Descriptors):
                 raise
             if not isinstance(error, ConnectionError):  # its last words are still to be read
                 self.hung_up = True
+        except MemoryError:  # what was asked for may be half done, and nobody would ever answer it
+            ending.finish(self, BrokenChannelError, f"{self.describe()}: no memory to answer the peer")
         return None
 
     def _handle(self, message: Message, fds: list[kernel.Descriptor]) -> Event | None:
