@@ -52,7 +52,15 @@ class Player:
                 self._wait()
         while sum(task.finish() for task in self.tasks) < len(self.tasks):
             self._wait()
+        self._drop_what_came_back()
         self.close()
+
+    def _drop_what_came_back(self) -> None:
+        """What leases, or the end of a lane without shared memory, gave back to whoever had handed it on."""
+        for end in self.ends.values():
+            for buffer in getattr(end.ended, "buffers", ()):
+                if buffer.state is not bulk.BufferState.INVALID and not buffer.pool.home:
+                    buffer.drop()
 
     def _wait(self) -> None:
         try:
@@ -93,7 +101,7 @@ def _play(pipe: Connection[Any, Any], journal_fd: int) -> None:
     del player
     for _ in range(PATIENCE_LOOKS):  # what was accepted still arrives, and is here until then
         gc.collect()
-        if not _remains(before):
+        if not _remains(before) and not domain.pools:
             break
         domain.wait_for(lambda: False, LOOK_S)
     pools = [repr(pool) for pool in domain.pools.values()]

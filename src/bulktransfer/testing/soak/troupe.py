@@ -61,6 +61,10 @@ class Process:
             self.killed = True
         self.process.send_signal(number)
 
+    def go_on(self) -> None:
+        """It is stopped no longer."""
+        self.signal(signal.SIGCONT)
+
     def tell(self) -> None:
         """It is to end."""
         if not self.told:
@@ -110,6 +114,9 @@ class Thread:
     def over(self) -> bool:
         """Whether it has ended."""
         return not self._thread.is_alive()
+
+    def go_on(self) -> None:
+        """Nobody stops it."""
 
     def tell(self) -> None:
         """It is to end."""
@@ -248,6 +255,8 @@ class Troupe:
         busy = sum(task.step() for task in self.tasks) > 0
         if self.stage == "plays" and not any(timer.is_alive() for timer in self.timers):
             if all(self.players[victim].over for victim in self.victims) and self._victims_ended():
+                for survivor in self.survivors:  # the timers may have run in another order
+                    self.players[survivor].go_on()
                 self.marks = {n: self._count(n) for n in self.survivors}
                 self.stage = "goes on"
         elif self.stage == "goes on" and all(self._count(n) > self.marks[n] for n in self.survivors):
