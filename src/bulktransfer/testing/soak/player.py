@@ -113,6 +113,7 @@ def main(argv: list[str]) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(argv[3]):
         return
+    faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the auditor ends it
     warnings.simplefilter("ignore", bulk.SecurityWarning)
