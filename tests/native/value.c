@@ -35,6 +35,7 @@ typedef struct stream {
     bt_outbox *sender, *receiver;
     uint8_t *area;
     uint64_t rounds;
+    uint64_t past; /* as many bytes go past the caches */
 } stream;
 
 static uint64_t length_of(uint64_t *rolls) {
@@ -49,7 +50,7 @@ static uint64_t length_of(uint64_t *rolls) {
 static void *fill_all(void *argument) {
     stream *s = argument;
     uint64_t rolls = 5;
-    bt_stage_tx t = {.own = s->sender, .peer = s->receiver, .area = s->area, .size = STAGE};
+    bt_stage_tx t = {.own = s->sender, .peer = s->receiver, .area = s->area, .size = STAGE, .pace.left = s->past};
     uint8_t *data = malloc(SIZE);
     for (uint64_t n = 0; n < s->rounds; n++) {
         uint64_t length = length_of(&rolls), done = 0;
@@ -60,9 +61,9 @@ static void *fill_all(void *argument) {
     return NULL;
 }
 
-static void test_contents_of_any_length_pass_through_a_small_area(void) {
-    test(__func__);
+static void pass_contents(uint64_t past) {
     stream s = {.sender = calloc(1, BT_PAGE), .receiver = calloc(1, BT_PAGE), .area = calloc(1, STAGE), .rounds = 300};
+    s.past = past;
     bt_stage_rx r = {.own = s.receiver, .peer = s.sender, .area = s.area, .size = STAGE};
     uint64_t rolls = 5, position = 0;
     uint8_t *data = malloc(SIZE);
@@ -84,6 +85,46 @@ static void test_contents_of_any_length_pass_through_a_small_area(void) {
     free(s.sender);
     free(s.receiver);
     free(s.area);
+}
+
+static void test_contents_of_any_length_pass_through_a_small_area(void) {
+    test(__func__);
+    pass_contents(0);
+}
+
+static void test_contents_pass_the_caches_as_whole(void) {
+    test(__func__);
+    pass_contents(UINT64_MAX);
+}
+
+static void test_slow_stores_are_given_up_for_a_while_and_tried_again(void) {
+    test(__func__);
+    bt_pace p = {0};
+    uint64_t size = BT_PIECE, quick = size * 1000 / BT_SLOW_BYTES_PER_US;
+    for (int i = 1; i < BT_SLOW_TIMES; i++) bt_pace_judge(&p, size, 10 * quick);
+    bt_pace_judge(&p, size, quick); /* only now and then, another process had the core */
+    for (int i = 1; i < BT_SLOW_TIMES; i++) bt_pace_judge(&p, size, 10 * quick);
+    CHECK_EQUAL(p.left, 0);
+    bt_pace_judge(&p, size, quick + 1);
+    CHECK_EQUAL(p.left, BT_STREAMED_MIN);
+    uint8_t *to = aligned_alloc(BT_LINE, size), *from = malloc(size);
+    write_contents(from, 1, size);
+    uint64_t copies = 0;
+    for (; p.left; copies++) {
+        memset(to, 0, size);
+        bt_paced_copy(&p, to, from, size - copies % 70);
+        check_contents(to, 1, size - copies % 70);
+    }
+    CHECK(copies >= BT_STREAMED_MIN / size);
+    bt_pace_judge(&p, size, 10 * quick); /* one is enough now */
+    CHECK_EQUAL(p.left, 2 * BT_STREAMED_MIN);
+    for (int i = 0; i < 20; i++) bt_pace_judge(&p, size, 10 * quick);
+    CHECK_EQUAL(p.left, BT_STREAMED_MAX);
+    bt_pace_judge(&p, size, quick);
+    CHECK_EQUAL(p.slow, 0);
+    CHECK_EQUAL(p.streak, 0);
+    free(to);
+    free(from);
 }
 
 static void test_indices_that_cannot_be_are_noticed(void) {
@@ -333,6 +374,8 @@ static void test_memory_stays_until_its_last_byte_is_out(void) {
 
 int main(void) {
     test_contents_of_any_length_pass_through_a_small_area();
+    test_contents_pass_the_caches_as_whole();
+    test_slow_stores_are_given_up_for_a_while_and_tried_again();
     test_indices_that_cannot_be_are_noticed();
     test_contents_arrive_though_neither_user_calls();
     test_users_and_carriers_share_the_work();

@@ -9,13 +9,16 @@
 
 #include "wait.h"
 
-#define BT_LINGER_NS 20000     /* without news the other side is not at it */
+#define BT_LINGER_NS 20000       /* without news the other side is not at it */
+#define BT_LINGER_WAKE_NS 100000 /* or it slept, and takes a while to wake up: 30 to 60 us from core to core */
 #define BT_LINGER_ALL_NS 2000000
+#define BT_LINGER_MOST_NS 50000000 /* however much there is to copy; Ctrl-C is not heard before */
 
-/* Look at `word` until it is no longer `seen`, at most until `end_ns` and BT_LINGER_NS; `yields` where the other side may
- * need this very core. Whether it changed. */
-static inline int bt_linger(const _Atomic uint64_t *word, uint64_t seen, uint64_t end_ns, int yields) {
-    uint64_t until = bt_now_ns() + BT_LINGER_NS;
+/* Look at `word` until it is no longer `seen`, at most for `span_ns` and until `end_ns`; `yields` where the other side
+ * may need this very core. Whether it changed. */
+static inline int bt_linger(const _Atomic uint64_t *word, uint64_t seen, uint64_t span_ns, uint64_t end_ns,
+                            int yields) {
+    uint64_t until = bt_now_ns() + span_ns;
     if (until > end_ns) until = end_ns;
     for (;;) {
         for (int i = 0; i < 32; i++) {
@@ -28,14 +31,22 @@ static inline int bt_linger(const _Atomic uint64_t *word, uint64_t seen, uint64_
     }
 }
 
-/* Send what waits, and wait for room as long as the peer makes some. */
+/* Send what waits, and wait for room as long as the peer makes some: at 1 GB/s or more, or for a while. A peer that made
+ * none since it was waited for in vain is not waited for again. */
 static inline enum bt_carried bt_carry_busily(bt_link *link, int yields) {
-    uint64_t end = bt_now_ns() + BT_LINGER_ALL_NS;
+    uint64_t allowed = BT_LINGER_ALL_NS + bt_link_unstaged(link);
+    uint64_t end = bt_now_ns() + (allowed < BT_LINGER_MOST_NS ? allowed : BT_LINGER_MOST_NS);
     for (;;) {
         uint64_t seen = 0;
         enum bt_carried result = bt_link_carry_on(link, 0, &seen);
         if (result != BT_CARRY_SPACE) return result;
-        if (seen == UINT64_MAX || !bt_linger(&link->out.peer->emptied, seen, end, yields)) return bt_link_carry(link);
+        if (seen == UINT64_MAX) return bt_link_carry(link);
+        if (atomic_load_explicit(&link->stalled_at, memory_order_relaxed) == seen + 1) return bt_link_carry(link);
+        if (!bt_linger(&link->out.peer->emptied, seen, BT_LINGER_WAKE_NS, end, yields)) {
+            /* relaxed, no partner: a hint for the next call */
+            atomic_store_explicit(&link->stalled_at, seen + 1, memory_order_relaxed);
+            return bt_link_carry(link);
+        }
     }
 }
 
@@ -44,7 +55,8 @@ static inline int bt_pull_busily(bt_link *link, int yields) {
     uint64_t end = bt_now_ns() + BT_LINGER_ALL_NS;
     for (;;) {
         int result = bt_arrivals_pull(link, UINT32_MAX);
-        if (result || !bt_linger(&link->in->stage.peer->filled, link->in->stage.filled, end, yields)) return result;
+        if (result || !bt_linger(&link->in->stage.peer->filled, link->in->stage.filled, BT_LINGER_NS, end, yields))
+            return result;
     }
 }
 

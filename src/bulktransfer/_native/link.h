@@ -57,6 +57,7 @@ typedef struct bt_link {
     uint32_t fifo_first, fifo_room;
     size_t own_size, peer_size;
     bt_stage_tx out;        /* by value: what goes out; size 0 where memory is shared, and at a sink */
+    _Atomic uint64_t stalled_at; /* and where the peer made no room while it was waited for, and 1; 0: nowhere */
     struct bt_arrivals *in; /* by value: what comes in (arrival.h); NULL where memory is shared, and at a source */
     struct bt_link *next_carried;
     const bt_link_ways *ways; /* NULL: the peer is on this machine */
@@ -287,6 +288,11 @@ static inline void bt_grant_frames(bt_link *link, uint64_t count) {
 }
 
 enum bt_carried { BT_CARRIED_ALL = 0, BT_CARRY_SPACE = 1, BT_CARRY_SOCKET = 2, BT_CARRY_ENDED = 3 };
+
+/* By value: bytes of contents that wait. By the caller who adds to them. */
+static inline uint64_t bt_link_unstaged(const bt_link *link) {
+    return link->out.promised - atomic_load_explicit(&link->out.own->filled, memory_order_relaxed); /* own word */
+}
 
 /* Take the first that waits off the FIFO. With `lock` held. */
 static inline void bt_link_sent_first(bt_link *link, bt_waiting *w) {

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "layout.h"
+#include "pace.h"
 
 #define BT_PIECE ((uint64_t)64 << 10) /* published after each piece: the other core works on it meanwhile */
 
@@ -27,6 +28,7 @@ typedef struct bt_stage_tx {
     uint64_t filled;   /* bytes of the stream that were put in and published */
     uint64_t promised; /* bytes that the entries so far take: where the next contents begin */
     uint64_t emptied;  /* last seen of the peer */
+    bt_pace pace;      /* by which stores they go in */
 } bt_stage_tx;
 
 /* The emptying half. */
@@ -63,7 +65,7 @@ static inline uint64_t bt_stage_fill_piece(bt_stage_tx *t, const uint8_t *data, 
     uint64_t piece = length - done < BT_PIECE ? length - done : BT_PIECE;
     if (piece > t->size - at) piece = t->size - at;
     if (bt_stage_span(piece) > room) return done; /* whole pieces only: positions stay on lines */
-    memcpy(t->area + at, data + done, piece);
+    bt_paced_copy(&t->pace, t->area + at, data + done, piece);
     t->filled += bt_stage_span(piece);
     /* seq_cst: release for the acquire in bt_stage_look, and store-load order against the sleep counter */
     atomic_store_explicit(&t->own->filled, t->filled, memory_order_seq_cst);

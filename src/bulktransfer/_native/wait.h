@@ -9,15 +9,8 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/epoll.h>
-#include <time.h>
 
 #include "arrival.h"
-
-static inline uint64_t bt_now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static inline void bt_pause(void) {
 #if defined(__x86_64__) || defined(__i386__)

@@ -33,7 +33,7 @@ class Limits:
     handshake_s: float = 5.0
     half_open: int = 64
     slot_count: int = 1024
-    stage_size: int = 1 << 20
+    stage_size: int = 2 << 20
     frames: int = 64
 
     def __post_init__(self) -> None:
