@@ -244,7 +244,7 @@ class ChannelPlane(Descriptors):
         self.peer = part.peer
         self.peer_identity = identify(part.peer, part.peer_domain)
         self.same_domain = part.same_domain
-        self.yields = len(os.sched_getaffinity(0)) == 1
+        self.yields = _may_share_core(part.peer.pid)
         stages = twin.stages(self.is_source, part)
         part.ends.open(self, part.terms, *stages, self.spin_mode > 0, self.yields)
         self.watch_peer(part.peer.pid)
@@ -430,3 +430,14 @@ def raise_from_hang_up(channel: ChannelPlane) -> NoReturn:
     """The peer died between a ring entry and its message: what it had published is taken up to here."""
     ending.finish(channel, BrokenChannelError, f"{channel.describe()}: the peer is gone ({channel.peer})")
     channel._raise_end("receive")
+
+
+def _may_share_core(pid: int) -> bool:
+    """Whether this thread has one core only, which the peer may need to get on: whoever spins gives way then."""
+    own = os.sched_getaffinity(0)
+    if len(own) > 1:
+        return False
+    try:
+        return pid == os.getpid() or os.sched_getaffinity(pid) <= own  # threads of one process may differ
+    except OSError:  # it is on another machine, or nobody knows where
+        return True
