@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import bulktransfer as bulk
-from bulktransfer.cli import crew, demo, main, misdeeds, outcome, progress, routes, show, source
+from bulktransfer.cli import crew, demo, main, misdeeds, outcome, progress, refusal, routes, show, source, strays
 from crew_tasks import die, fail, hang
 from spawning import Child
 
@@ -55,6 +55,8 @@ def test_a_file_arrives_by_every_route(odd_file: Path, capsys: pytest.CaptureFix
     assert {refusal["trust"] for refusal in found["refusals"]} == levels
     assert all(refusal["refused"] and refusal["text"] for refusal in found["refusals"])
     assert {"InvalidBufferError", "BindRefusedError", "BrokenChannelError"} <= {r["error"] for r in found["refusals"]}
+    by_kernel = [(r["trust"], r["error"]) for r in found["refusals"] if r["error"] in ("SIGSEGV", "EACCES")]
+    assert by_kernel == [("HALF", "SIGSEGV"), ("HALF", "SIGSEGV"), ("NONE", "EACCES"), ("NONE", "SIGSEGV")]
     assert found["ok"] is True
     assert found.keys() == {"version", "file", "pool", "read_only", "transfers", "refusals", "ok"}
 
@@ -138,10 +140,35 @@ def test_a_misdeed_is_judged_by_its_error_and_what_it_changed(
     assert misdeeds.attempt("try", ValueError, act, states).right is right
 
 
+@pytest.mark.parametrize(
+    ("tried", "said", "ended", "whole", "error", "right"),
+    [
+        (strays.MOVED, None, -11, True, "SIGSEGV", True),
+        (strays.MOVED, None, -11, False, "SIGSEGV", False),  # too late: something has changed
+        (strays.MOVED, "it wrote there, and lives", 0, True, None, False),
+        (strays.COPIED, None, 0, True, None, False),
+        (strays.COPIED, None, -9, True, "SIGKILL", False),
+        (strays.MADE_WRITABLE, "EACCES", 0, True, "EACCES", True),
+        (strays.MADE_WRITABLE, "it is writable", 0, True, "it is writable", False),
+    ],
+)
+def test_a_stray_process_is_judged_by_how_it_ended_and_what_it_changed(
+    tried: str, said: str | None, ended: int, whole: bool, error: str | None, right: bool
+) -> None:
+    found = strays.judge(tried, said, ended, whole=whole)
+    assert (found.error, found.right) == (error, right)
+
+
+def test_without_a_guard_a_stray_write_goes_through_and_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(strays.BY_TRUST, bulk.Trust.FULL, (strays.COPIED,))
+    (found,) = strays.commit(bulk.Trust.FULL)
+    assert (found.error, found.right) == (None, False)
+
+
 def test_a_misdeed_that_goes_through_is_a_failure(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    through = misdeeds.Refusal("lie", "LieError", None, "it went through", False)
+    through = refusal.Refusal("lie", "LieError", None, "it went through", False)
     found = outcome.Outcome("a file", 0, False, "digest", refusals={bulk.Trust.FULL: [through]})
     monkeypatch.setattr(demo, "demonstrate", lambda name, size: found)
     assert main.main(["demo"]) == demo.WRONG

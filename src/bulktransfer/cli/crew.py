@@ -64,6 +64,23 @@ class Member:
             raise CrewError(f"{self.name}: {thing.text}")
         return thing
 
+    def last_words(self, timeout_s: float = PATIENCE_S) -> tuple[str | None, int | None]:
+        """What a process said before it ended, if anything, and its exit status.
+
+        Raises: CrewError (it failed, or does not end).
+        """
+        said = None
+        try:
+            if not self.pipe.poll(timeout_s):
+                raise CrewError(f"{self.name} neither says anything nor ends, after {timeout_s:.0f} s")
+            said = self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            pass
+        if isinstance(said, Failure):
+            raise CrewError(f"{self.name}: {said.text}")
+        self._runs.join(timeout_s)
+        return said, self._runs.exitcode
+
     def _gone(self) -> CrewError:
         self._runs.join(_END_S)
         status = f" (exit status {self._runs.exitcode})" if self.is_process else ""

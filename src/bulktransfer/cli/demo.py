@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import bulktransfer as bulk
 
 from ..bench import options
-from . import misdeeds, routes, show
+from . import misdeeds, routes, show, strays
 from .crew import CrewError
 from .outcome import Outcome, Sent, arrived
 from .progress import Progress
@@ -110,5 +110,5 @@ def _demonstrate(source: Source, ways: list[Route], progress: Progress) -> Outco
         outcome.sent.append(Sent(route, bare, checked, arrived(source.size, digest, bare, checked)))
     for trust in routes.trusts("shm"):
         progress.show(f"misbehaving, trust {trust.name}")
-        outcome.refusals[trust] = misdeeds.commit(trust)
+        outcome.refusals[trust] = [*misdeeds.commit(trust), *strays.commit(trust)]
     return outcome

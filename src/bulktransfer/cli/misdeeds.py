@@ -12,27 +12,16 @@ import secrets
 import signal
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import bulktransfer as bulk
 
 from . import crew
 from .crew import PATIENCE_S
+from .refusal import Refusal
 
 _OURS = b"what the other process must not change"
 _META_BYTES = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """One misdeed and what came of it; `right`: the error that was to come came, and nothing had changed."""
-
-    tried: str
-    expected: str
-    error: str | None  # the type that came; None: it went through
-    text: str
-    right: bool
 
 
 Act = Callable[[], object]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import bulktransfer as bulk
 
-from .misdeeds import Refusal
+from .refusal import Refusal
 from .routes import Pass, Route
 
 

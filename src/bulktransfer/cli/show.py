@@ -14,8 +14,8 @@ from typing import Any
 import bulktransfer as bulk
 
 from ..bench.table import render, size_text
-from .misdeeds import Refusal
 from .outcome import Outcome, Sent
+from .refusal import Refusal
 from .routes import BUFFER_BYTES, BUFFERS, Pass
 
 _HEADINGS = ("route", "trust", "GB/s", "buffers/s", "CPU s/GB", "GB/s+digest", "CPU s/GB+digest", "digest")
@@ -26,7 +26,8 @@ the receiver takes SHA-256 of every buffer, where it lies, while the sender read
 The first row only reads the file (+digest: both in turns, in one thread). 1 GB is 10^9 bytes."""
 _FULL = """\
 At trust FULL it is the library inside the misbehaving process that refuses. A process that goes around the library
-can write to a pool that it shares; for peers like that there are the other levels of trust."""
+can write to a pool that it shares; for peers like that there are the other levels of trust: there it is the kernel
+that ends a process which goes around the library (SIGSEGV), or refuses what it asks for (EACCES)."""
 _TEXT_AT_LEAST = 40
 
 
