@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
 import signal
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from bulktransfer.bench import main
+import bulktransfer as bulk
+from bulktransfer.bench import carriers, costs, machine, main, trust, worker
 from spawning import Child
 
 pytest.importorskip("numpy")
@@ -137,3 +141,39 @@ def test_sealed_compares_every_means_by_size_and_readers(bench: Callable[..., An
         }  # fmt: skip
         assert all(len(rates) == 5 and min(rates) > 0 for rates in found["mib_per_s"].values())
         assert found["contents"]["sealed"] == 0  # so small contents go by value
+
+
+KINDS = {"UNIX socket", "multiprocessing.Pipe", "NONE by value", "NONE exposed", "HALF", "FULL"}
+
+
+def test_trust_carries_the_same_by_every_way(bench: Callable[..., Any]) -> None:
+    data = bench("trust", "--size", "64KiB", "--segment", "5", *BRIEF)["data"]["65536"]
+    assert data["GB_per_s"].keys() == KINDS
+    assert all(len(rates) == 5 and min(rates) > 0 for rates in data["GB_per_s"].values())
+    assert data["ratios"]["NONE by value / UNIX socket"]["verdict"] is None  # on one core
+
+
+@pytest.mark.parametrize("carrier", [carriers.Ours, carriers.UnixSocket, carriers.MultiprocessingPipe])
+def test_a_byte_that_changes_on_the_way_is_noticed_by_every_way(carrier: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(pages: carriers.Pages, view: memoryview, number: int) -> None:
+        view[:: carriers.PAGE] = pages.stamps[number % 251]
+        view[len(view) // 2] ^= 1
+
+    options = {"trust": bulk.Trust.NONE, "wait": "block"} if carrier is carriers.Ours else {}
+    with worker.Worker(0) as partner, contextlib.closing(carrier(partner, 64 << 10, **options)) as way:
+        way.carry(3)
+        monkeypatch.setattr(carriers.Pages, "write", write)
+        with pytest.raises(worker.PartnerError, match="message 0 is not what was sent"):
+            way.carry(1)
+
+
+@pytest.mark.watchdog(200)
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="both sides are busy only on two cores")
+def test_a_buffer_that_goes_by_value_makes_no_system_call_of_its_own() -> None:
+    """Both sides spin: what is left is the look around once a millisecond, and what others on the machine cause."""
+    here, there = machine.cores_for("split", 2)
+    each = costs.calls_a_round(trust.carrying(trust.BY_VALUE, 64 << 10, "spin", (here, there)), 500, 3_000)
+    if each is None:
+        pytest.skip("nobody may be traced here")
+    assert each < 0.5

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import bulktransfer as bulk
@@ -77,19 +78,25 @@ def instructions(loop: str, backend: str, trust: bulk.Trust) -> float | None:
 
 def system_calls(loop: str, backend: str, trust: bulk.Trust) -> float | None:
     """System calls a transfer; None without strace, or where nobody may be traced."""
+    each = calls_a_round(lambda rounds: _command(loop, backend, trust, rounds), SHORT, LONG)
+    return None if each is None else each / HALVES
+
+
+def calls_a_round(command: Callable[[int], list[str]], short: int, long: int) -> float | None:
+    """System calls that a program and its children make for each further round; None where that cannot be counted."""
     if not shutil.which("strace"):
         return None
     counts = []
     with tempfile.TemporaryDirectory() as directory:
         table = Path(directory, "counts")
-        for rounds in (SHORT, LONG):
+        for rounds in (short, long):
             try:
-                _counted(["strace", "-f", "-c", "-o", str(table)], loop, backend, trust, rounds)
+                _run(["strace", "-f", "-c", "-o", str(table), *command(rounds)])
             except CannotMeasure:
                 return None
             total = table.read_text().splitlines()[-1].split()
             counts.append(int(total[3] if len(total) > 4 and total[-1] == "total" else total[2]))
-    return (counts[1] - counts[0]) / (LONG - SHORT) / HALVES
+    return (counts[1] - counts[0]) / (long - short)
 
 
 def page_faults(loop: str, backend: str, trust: bulk.Trust) -> float:
@@ -100,7 +107,14 @@ def page_faults(loop: str, backend: str, trust: bulk.Trust) -> float:
 def _counted(
     tool: list[str], loop: str, backend: str, trust: bulk.Trust, rounds: int
 ) -> subprocess.CompletedProcess[str]:
-    command = [*tool, sys.executable, "-m", "bulktransfer.bench.selfsend", loop, backend, trust.name, str(rounds)]
+    return _run([*tool, *_command(loop, backend, trust, rounds)])
+
+
+def _command(loop: str, backend: str, trust: bulk.Trust, rounds: int) -> list[str]:
+    return [sys.executable, "-m", "bulktransfer.bench.selfsend", loop, backend, trust.name, str(rounds)]
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     surroundings = {**os.environ, "PYTHONHASHSEED": "0"}  # else the two runs differ by more than their rounds
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=surroundings, check=False)
     if done.returncode:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import bulktransfer as bulk
 
-from . import costs, echo, floor, memory, peers, queue, rtt, sealed, throughput
+from . import costs, echo, floor, memory, peers, queue, rtt, sealed, throughput, trust
 from .machine import CannotMeasure
 from .report import Report
 from .shared import WrongSum
@@ -36,6 +36,7 @@ BENCHMARKS: dict[str, tuple[Benchmark, str]] = {
     "floor": (floor, "what the machine can do at best, in C"),
     "memory": (memory, "whether anything grows over ten million transfers"),
     "costs": (costs, "the instructions, system calls and page faults of a transfer"),
+    "trust": (trust, "what each trust level costs, beside a UNIX socket and a pipe"),
     "peers": (peers, "the same hand-over by other libraries"),
     "sealed": (sealed, "contents to one reader and to several, sealed, by value, and without the library"),
     "queue": (queue, "objects through a queue, beside multiprocessing's"),
