@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-_EXTENSIONS = "basicConstraints=critical,CA:{ca}\nsubjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1,IP:10.99.0.1\n"
+HERE = "DNS:localhost,IP:127.0.0.1,IP:::1,IP:10.99.0.1,IP:10.99.0.2"  # this machine, and those of machines.py
 
 
 class Papers(NamedTuple):
@@ -28,17 +28,17 @@ class Authority:
             "-subj", f"/CN={name}", "-keyout", self._key, "-out", self.certificate,
         )  # fmt: skip
 
-    def papers(self, name: str) -> Papers:
-        """A certificate for this machine, signed."""
+    def papers(self, name: str, *, names: str = HERE, days: int = 2) -> Papers:
+        """A certificate for `names`, signed; with negative `days` it has expired."""
         certificate, key = str(self._directory / f"{name}.pem"), str(self._directory / f"{name}.key")
         request, extensions = str(self._directory / f"{name}.csr"), self._directory / f"{name}.ext"
-        extensions.write_text(_EXTENSIONS.format(ca="FALSE"))
+        extensions.write_text(f"basicConstraints=critical,CA:FALSE\nsubjectAltName={names}\n")
         _openssl(
             "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}",
             "-keyout", key, "-out", request,
         )  # fmt: skip
         _openssl(
-            "x509", "-req", "-days", "2", "-in", request, "-CA", self.certificate, "-CAkey", self._key,
+            "x509", "-req", "-days", str(days), "-in", request, "-CA", self.certificate, "-CAkey", self._key,
             "-CAcreateserial", "-extfile", str(extensions), "-out", certificate,
         )  # fmt: skip
         return Papers(certificate, key)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import selectors
-import shutil
 import socket
-import subprocess
 import threading
 
 import pytest
 
 import bulktransfer as bulk
 from bulktransfer import Direction, EventKind, Network, Trust
+from machines import machines  # noqa: F401 - a fixture
+from relays import Relay
 from worlds import PATIENCE_S, READ_WRITE, World, take, together, until_the_end
 
 
@@ -21,51 +20,6 @@ from worlds import PATIENCE_S, READ_WRITE, World, take, together, until_the_end
 def world():
     with World("tcp") as world:
         yield world
-
-
-class Relay:
-    """Between a binder and a creator: passes bytes on, in pieces of `piece` bytes each way, until it is cut.
-
-    limit: of bytes towards the creator, after which it hangs up on both.
-    """
-
-    def __init__(self, port, *, piece=65536, limit=None):
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._target, self._piece, self._limit = port, piece, limit
-        self._wake, self._stop = socket.socketpair()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self):
-        near, _ = self._listener.accept()
-        far = socket.create_connection(("127.0.0.1", self._target))
-        left = self._limit
-        with near, far, selectors.DefaultSelector() as ready:
-            for sock in (near, far):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            ready.register(near, selectors.EVENT_READ, far)
-            ready.register(far, selectors.EVENT_READ, near)
-            ready.register(self._wake, selectors.EVENT_READ, None)
-            while True:
-                for key, _ in ready.select():
-                    if key.data is None:
-                        return
-                    data = key.fileobj.recv(self._piece if left is None or key.data is near else min(self._piece, left))
-                    if not data:
-                        return
-                    key.data.sendall(data)
-                    if left is not None and key.data is far:
-                        left -= len(data)
-                        if left == 0:
-                            return
-
-    def close(self):
-        with contextlib.suppress(OSError):
-            self._stop.send(b"x")
-        self._thread.join(PATIENCE_S)
-        for sock in (self._listener, self._wake, self._stop):
-            sock.close()
 
 
 def through(world, **options):
@@ -257,47 +211,14 @@ def test_network_options_go_with_network_addresses_only(world):
         bulk.create("shm:", direction=Direction.TX, trust=Trust.FULL, network=Network(), domain=bulk.Domain())
 
 
-@pytest.fixture
-def namespaces():
-    """Two network namespaces with a cable between them: run(0 or 1, ...), and cut(), which takes it down."""
-    if shutil.which("ip") is None or os.geteuid() != 0:
-        pytest.skip("network namespaces take ip and root")
-    names = [f"bulk{os.getpid()}{side}" for side in "ab"]
-
-    def ip(*arguments):
-        subprocess.run(["ip", *arguments], check=True, capture_output=True)
-
-    try:
-        for name in names:
-            ip("netns", "add", name)
-        ip("link", "add", "bulk0", "netns", names[0], "type", "veth", "peer", "name", "bulk1", "netns", names[1])
-    except subprocess.CalledProcessError as error:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
-        pytest.skip(f"no network namespaces here: {error.stderr.decode().strip()}")
-    try:
-        for side, name in enumerate(names):
-            ip("-n", name, "addr", "add", f"10.99.0.{side + 1}/24", "dev", f"bulk{side}")
-            ip("-n", name, "link", "set", f"bulk{side}", "up")
-        yield names, lambda: ip("-n", names[0], "link", "set", "bulk0", "down")
-    finally:
-        for name in names:
-            ip("netns", "del", name)
-
-
-def test_a_cable_that_is_pulled_breaks_the_channel_at_both_ends(namespaces, spawn):
-    names, cut = namespaces
+def test_a_cable_that_is_pulled_breaks_the_channel_at_both_ends(machines, spawn):  # noqa: F811
 
     def source(pipe, name):
-        import ctypes
-        import os
-
-        fd = os.open(f"/run/netns/{name}", os.O_RDONLY)
-        assert ctypes.CDLL(None).setns(fd, 0x40000000) == 0  # CLONE_NEWNET
-        os.close(fd)
         import bulktransfer as bulk
+        import machines
         from bulktransfer import Direction, Network, Trust
 
+        machines.enter(name)
         network = Network(insecure=True, timeout_s=1)
         channel = bulk.create("tcp://10.99.0.1:7000", direction=Direction.TX, trust=Trust.NONE, network=network)
         channel.wait_bound(20)
@@ -313,15 +234,11 @@ def test_a_cable_that_is_pulled_breaks_the_channel_at_both_ends(namespaces, spaw
         pipe.send(channel.domain.wait_for(lambda: alloc.pool.states()["READ_WRITE"] == 4, 20))
 
     def sink(pipe, name):
-        import ctypes
-        import os
-
-        fd = os.open(f"/run/netns/{name}", os.O_RDONLY)
-        assert ctypes.CDLL(None).setns(fd, 0x40000000) == 0  # CLONE_NEWNET
-        os.close(fd)
         import bulktransfer as bulk
+        import machines
         from bulktransfer import Network
 
+        machines.enter(name)
         channel = bulk.bind("tcp://10.99.0.1:7000", network=Network(insecure=True, timeout_s=1), timeout=20)
         channel.receive(20)
         pipe.send(str(channel.receive(20).kind))
@@ -330,9 +247,9 @@ def test_a_cable_that_is_pulled_breaks_the_channel_at_both_ends(namespaces, spaw
         except bulk.BrokenChannelError as error:
             pipe.send(type(error).__name__)
 
-    tx, rx = spawn(source, names[0]), spawn(sink, names[1])
+    tx, rx = (spawn(*side, env=machines.env) for side in ((source, machines.names[0]), (sink, machines.names[1])))
     assert rx.receive() == "move_received"
-    cut()
+    machines.cut()
     tx.send("cut")
     assert tx.receive() == 2  # one is the sink's, one never arrived: neither came home
     assert tx.receive() is True  # the source's twins of both are free again
