@@ -24,6 +24,7 @@ _EPILOG = """\
 FROM and TO are addresses (shm:NAME, tcp://HOST:PORT, …). bind:ADDRESS, or the address alone, binds to a channel that
 somebody created or creates in time; create:ADDRESS creates one for somebody to bind. What is created takes direction,
 trust and meta size from what is bound; where both are created, data flows from FROM to TO, and --trust says the level.
+Channels to other machines (tcp:, tls:) are at trust NONE whatever the other end is at, which is FULL or NONE then.
 
 exit status:
   0  the channels ended in order
@@ -44,7 +45,9 @@ def add_parser(commands: _Subparsers) -> None:
     )
     parser.add_argument("source", type=end, metavar="FROM", help="where the data comes from")
     parser.add_argument("sink", type=end, metavar="TO", help="where it goes")
-    parser.add_argument("--trust", choices=["none", "half", "full"], help="demanded of both channels")
+    parser.add_argument(
+        "--trust", choices=["none", "half", "full"], help="demanded of both channels, but tcp: and tls:"
+    )
     parser.add_argument("--meta-size", type=int, metavar="BYTES", help="of channels that are created (default 0)")
     parser.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="for a bind (default 10)")
     parser.add_argument("--json", action="store_true", help="print the result as a JSON object")
@@ -109,7 +112,7 @@ def open_ends(
     bound = [
         None
         if named.created
-        else stack.enter_context(bulk.bind(named.address, trust=trust, timeout=timeout, network=net))
+        else stack.enter_context(bulk.bind(named.address, trust=level(named, trust), timeout=timeout, network=net))
         for named, net in zip(ends, nets, strict=True)
     ]
     found = []
@@ -117,11 +120,15 @@ def open_ends(
         ends, nets, bound, reversed(bound), (bulk.Direction.RX, bulk.Direction.TX), strict=True
     ):
         if channel is None:
-            direction, trust, size = (
-                (other.direction.other, other.trust, other.meta_size) if other else (direction, trust, meta_size or 0)
-            )
+            said = other.trust if other and trust is bulk.Trust.UNINITIALIZED else trust
+            direction, size = (other.direction.other, other.meta_size) if other else (direction, meta_size or 0)
             channel = stack.enter_context(
-                bulk.create(named.address, direction=direction, trust=trust, meta_size=size, network=net)
+                bulk.create(named.address, direction=direction, trust=level(named, said), meta_size=size, network=net)
             )
         found.append(channel)
     return found[0], found[1]
+
+
+def level(named: End, trust: bulk.Trust) -> bulk.Trust:
+    """The trust level to name at an address: on a network there is one only."""
+    return bulk.Trust.NONE if named.address.startswith(("tcp:", "tls:")) else trust

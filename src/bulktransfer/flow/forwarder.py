@@ -226,10 +226,6 @@ def check_joint(inlets: Sequence[bulk.Channel], outlets: Sequence[bulk.Channel])
             )
         if channel.domain is not channels[0].domain:
             raise ValueError(f"joining {channel!r}: it is in another domain than {channels[0]!r}")
-        if channel.trust is not channels[0].trust:
-            raise bulk.TrustMismatchError(
-                f"joining {channel!r}: a pool has one trust level, and {channels[0]!r} has another"
-            )
         if channel.meta_size != channels[0].meta_size:
             raise bulk.MetaSizeError(
                 f"joining {channel!r}: its meta data has {channel.meta_size} bytes, that of {channels[0]!r} "
@@ -237,3 +233,24 @@ def check_joint(inlets: Sequence[bulk.Channel], outlets: Sequence[bulk.Channel])
             )
         if channel.callbacks != bulk.Callbacks():
             raise ValueError(f"joining {channel!r}: it has callbacks of its own, which would take its events")
+    check_trust(channels)
+
+
+def check_trust(channels: Sequence[bulk.Channel]) -> None:
+    """Whether one pool can be on all: where it has a twin on another machine, that is at NONE, and goes with FULL, too.
+
+    Raises: TrustMismatchError.
+    """
+    near = [channel for channel in channels if not may_lead_away(channel)]
+    for channel in near:
+        if channel.trust is not near[0].trust:
+            raise bulk.TrustMismatchError(
+                f"joining {channel!r}: a pool has one trust level, and {near[0]!r} has another"
+            )
+        if channel.trust is bulk.Trust.HALF and len(near) < len(channels):
+            raise bulk.TrustMismatchError(f"joining {channel!r}: HALF forbids what a channel to another machine writes")
+
+
+def may_lead_away(channel: bulk.Channel) -> bool:
+    """Whether there is, or may be once it is bound, no memory shared with the peer of a channel at NONE."""
+    return channel.trust is bulk.Trust.NONE and channel.peer.pid < 0  # of a process on this machine it is known
