@@ -61,6 +61,7 @@ OUTSIDE: dict[str, set[str]] = {
         "cython",
         "numpy",
         "iceoryx2",
+        "zmq",
         "torch",
     },  # what it compares with, where installed
     "arrow": {"pyarrow"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 
 import bulktransfer as bulk
 
@@ -24,14 +25,29 @@ BATCH = WINDOW // 4  # so that both sides work at the same time
 class HandOver:
     """The source: WINDOW buffers of one pool, all at home between two runs."""
 
-    def __init__(self, worker: Worker, *, backend: str, trust: bulk.Trust, wait: str, size: int) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        *,
+        backend: str,
+        trust: bulk.Trust,
+        wait: str,
+        size: int,
+        batch: int = BATCH,
+        options: tuple[str, str] = ("", ""),
+        via: Callable[[str], str] | None = None,
+    ) -> None:
+        """`options`: behind the address of who creates, and of who binds; `via`: to bind, instead of the sink's."""
         self._worker = worker
         self.size = size
+        self._batch = batch
         self._allocator = bulk.Allocator(count=WINDOW, size=size, trust=trust)
         self._home = self._allocator.alloc_many(WINDOW)
-        address = worker.call(open_sink, name="sink", backend=backend, trust=trust.name, wait=wait)
+        create, bind = options
+        address = worker.call(open_sink, name="sink", backend=backend, trust=trust.name, wait=wait, options=create)
         with worker.running(join_sink, name="sink"):
-            self.channel = bulk.bind(address, trust=trust, wait=wait, timeout=SETUP_S)
+            onward = address if via is None else via(address)
+            self.channel = bulk.bind(onward + bind, trust=trust, wait=wait, timeout=SETUP_S)
             self.channel.assign_pool(self._allocator.pool, timeout=SETUP_S)
 
     def one_by_one(self, count: int) -> int:
@@ -50,13 +66,13 @@ class HandOver:
     def batches(self, count: int, *, limit_s: int = LIMIT_S) -> int:
         """The ns that `count` buffers take with `move_many`, `receive_many` and `pass_many`."""
         move_many, back_many = self.channel.move_many, self.channel.receive_many
-        first = self._first(count)
-        with self._worker.running(take_batches, name="sink", count=count, limit_s=limit_s), quiet():
+        first, batch = self._first(count), self._batch
+        with self._worker.running(take_batches, name="sink", count=count, batch=batch, limit_s=limit_s), quiet():
             start_ns = time.perf_counter_ns()
             move_many(first)
             left = count - len(first)
             while left:
-                buffers = buffers_of(back_many(min(left, BATCH)))
+                buffers = buffers_of(back_many(min(left, batch)))
                 move_many(buffers)
                 left -= len(buffers)
             while len(self._home) < WINDOW:
@@ -105,9 +121,10 @@ def buffers_of(events: list[bulk.Event]) -> list[bulk.Buffer]:
 # --- what the partner does ---
 
 
-def open_sink(session: Session, *, name: str, backend: str, trust: str, wait: str) -> str:
+def open_sink(session: Session, *, name: str, backend: str, trust: str, wait: str, options: str) -> str:
     """Create the channel that receives; its address."""
-    sink = bulk.create(fresh_address(backend), direction=bulk.Direction.RX, trust=bulk.Trust[trust], wait=wait)
+    address = fresh_address(backend) + options
+    sink = bulk.create(address, direction=bulk.Direction.RX, trust=bulk.Trust[trust], wait=wait)
     session.keep(name, sink)
     return sink.address
 
@@ -127,12 +144,12 @@ def take_one_by_one(session: Session, *, name: str, count: int) -> None:
         pass_(receive().buffer)
 
 
-def take_batches(session: Session, *, name: str, count: int) -> None:
+def take_batches(session: Session, *, name: str, count: int, batch: int) -> None:
     """Receive and pass back what is there, many at once."""
     sink = session.get(bulk.Channel, name)
     receive_many, pass_many = sink.receive_many, sink.pass_many
     while count:
-        buffers = buffers_of(receive_many(min(count, BATCH)))
+        buffers = buffers_of(receive_many(min(count, batch)))
         pass_many(buffers)
         count -= len(buffers)
 

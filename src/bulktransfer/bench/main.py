@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import bulktransfer as bulk
 
-from . import costs, echo, floor, memory, peers, queue, rtt, sealed, throughput, trust
+from . import costs, echo, floor, memory, network, peers, queue, rtt, sealed, throughput, trust
 from .machine import CannotMeasure
 from .report import Report
 from .shared import WrongSum
@@ -39,6 +39,7 @@ BENCHMARKS: dict[str, tuple[Benchmark, str]] = {
     "trust": (trust, "what each trust level costs, beside a UNIX socket and a pipe"),
     "peers": (peers, "the same hand-over by other libraries"),
     "sealed": (sealed, "contents to one reader and to several, sealed, by value, and without the library"),
+    "network": (network, "channels between machines beside plain sockets, and chains of processes"),
     "queue": (queue, "objects through a queue, beside multiprocessing's"),
 }
 
