@@ -147,11 +147,12 @@ cdef int far_flush(bt_link* link) except -1:
     return 0
 
 
-cdef int far_tell(bt_link* link) except -1:
-    """Say how far the peer was read, if it does not know yet: nobody here has anything else to do."""
+cdef int far_rest(bt_link* link) except -1:
+    """The user is about to wait. Where the peer does not know yet how far it was read, the helper says so if nothing
+    goes out meanwhile: a peer that wants to know asks, and a frame of its own for each wait cost a system call there
+    and a wake-up here."""
     if bt_far_is_behind(link):
-        far_of(link).due = 1
-        far_flush(link)
+        bt_helper_touch(the_helper, far_of(link))
     return 0
 
 

@@ -147,6 +147,9 @@ static inline int bt_helper_look(bt_helper *h, int tick) {
             busy = 1;
         } else if (!atomic_load_explicit(&far->attended, memory_order_acquire)) {
             busy |= bt_helper_serve(link);
+        } else { /* somebody waits there, and sends nothing: the peer hears how far it was read */
+            atomic_store_explicit(&far->due, 1, memory_order_relaxed);
+            bt_far_flush(link);
         }
     }
     return busy;
