@@ -39,11 +39,12 @@ class Command(subprocess.Popen[str]):
         super().__exit__(*exc)
 
 
-def command(*arguments: str, prefix: tuple[str, ...] = ()) -> Command:
+def command(*arguments: str, prefix: tuple[str, ...] = (), cwd: Path | None = None) -> Command:
     """`bulk ...` in a process of its own, which ends with this one."""
     setpriv = (shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--")
     return Command(
         [*prefix, *setpriv, sys.executable, "-m", "bulktransfer.cli.main", *arguments],
+        cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -58,9 +59,9 @@ class Machines:
         self.names = names
         self.env = {"PYTHONPATH": str(Path(__file__).parent)}  # for a child that imports this module
 
-    def command(self, number: int, *arguments: str) -> Command:
+    def command(self, number: int, *arguments: str, cwd: Path | None = None) -> Command:
         """`bulk ...` on one of them."""
-        return command(*arguments, prefix=("ip", "netns", "exec", self.names[number]))
+        return command(*arguments, prefix=("ip", "netns", "exec", self.names[number]), cwd=cwd)
 
     def cut(self) -> None:
         """Pull the cable."""

@@ -5,8 +5,13 @@ connection in the middle is lost both ends are told, and no buffer is lost or do
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
+import os
+import re
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +23,7 @@ from machines import HOSTS, command, machines  # noqa: F401 - a fixture
 from relays import Relay
 from worlds import PATIENCE_S
 
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "machines.md"
 FRAME = 256 << 10
 FRAMES = 8
 TCP, TLS = f"tcp://{HOSTS[0]}:7001", f"tls://{HOSTS[1]}:7002"
@@ -188,6 +194,35 @@ def test_a_cable_that_is_pulled_while_nothing_is_sent_is_told_at_both_ends(machi
         assert type(end) is bulk.BrokenChannelError  # signs of life failed: nobody sent anything
         assert line.end()[:3] == ([0], [], "BrokenChannelError")
         assert all("BrokenChannelError" in said and status == 1 for said, status in line.say())
+
+
+@pytest.mark.watchdog(120)
+def test_the_commands_of_the_page_carry_a_file_from_machine_to_machine(machines, tmp_path):  # noqa: F811
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl program to make certificates with")
+    places = [tmp_path / "first", tmp_path / "second"]
+    for place in places:
+        place.mkdir()
+    authority = Authority(tmp_path)
+    mine = authority.papers("machine")
+    for source, target in ((mine.certificate, "first/here.pem"), (mine.key, "first/here.key")):
+        shutil.copy(source, tmp_path / target)
+    shutil.copy(authority.certificate, places[1] / "ours.pem")
+    (places[0] / "photos.tar").write_bytes(os.urandom(7_654_321))
+    page = PAGE.read_text()
+    (block,) = re.findall(r"```sh\n(bulk send .*?)```", page[page.index("## Through machines") :], re.DOTALL)
+    commands, number = [], 0
+    with contextlib.ExitStack() as stack:
+        for line in block.splitlines():
+            number = 1 if "second machine" in line else number
+            _, *arguments = shlex.split(line, comments=True)
+            patience = () if arguments[0] == "send" else ("--timeout", "60")  # the machine may be busy
+            commands.append(stack.enter_context(machines.command(number, *arguments, *patience, cwd=places[number])))
+        said = [one.communicate(timeout=PATIENCE_S * 3) for one in commands]
+        assert [one.returncode for one in commands] == [0, 0, 0, 0], said
+    assert [arguments.split()[1] for arguments in block.splitlines()] == ["send", "forward", "forward", "recv"]
+    digests = [hashlib.sha256((place / "photos.tar").read_bytes()).hexdigest() for place in places]
+    assert digests[0] == digests[1]
 
 
 def over_a_relay(stack, **options):
