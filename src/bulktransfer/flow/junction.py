@@ -89,16 +89,19 @@ class Junction:
                 raise
             self._on_end(channel, end)
             return 1
-        for kind, run in itertools.groupby(events, lambda event: event.kind):
-            self._take(channel, kind, list(run))
+        kinds = [event.kind for event in events]
+        if kinds.count(kinds[0]) == len(kinds):  # mostly
+            self._take(channel, kinds[0], events)
+        else:
+            for kind, run in itertools.groupby(events, lambda event: event.kind):
+                self._take(channel, kind, list(run))
         self.drain()
         return len(events)
 
     def _take(self, channel: bulk.Channel, kind: bulk.EventKind, events: list[bulk.Event]) -> None:
         kinds = bulk.EventKind
         if kind in (kinds.MOVE_RECEIVED, kinds.COPY_RECEIVED):
-            for event in events:
-                self._home[event.buffer] = channel
+            self._home.update(dict.fromkeys([event.buffer for event in events], channel))
             self._backlog.extend(events)
         elif kind is kinds.BUFFER_RECEIVED:
             self._route.back(channel, events)
@@ -126,7 +129,7 @@ class Junction:
     def drain(self) -> None:
         """Send on what can go now."""
         while self._backlog and self.outlets and not self._ending:
-            if self._backlog[0].buffer.pool.id in self.pools.unready:
+            if not self.ready(self._backlog[0]):
                 return
             if not self._route.send(self, self._backlog):
                 return
@@ -134,7 +137,7 @@ class Junction:
 
     def ready(self, event: bulk.Event) -> bool:
         """Whether nothing but its turn keeps a transfer from going on."""
-        return event.buffer.pool.id not in self.pools.unready
+        return not self.pools.unready or event.buffer.pool.id not in self.pools.unready
 
     def send(self, outlet: bulk.Channel, events: list[bulk.Event], *, copies: bool) -> list[bulk.Event] | None:
         """Send a run over one outlet; what was sent, or None if the outlet has ended (its end follows)."""
@@ -170,6 +173,11 @@ class Junction:
 
     def _send_home(self, items: list[tuple[bulk.Buffer, bytes]]) -> None:
         """Pass what is owned, release what is held, each to where it came from; what nobody takes is dropped."""
+        homes = [self._home.get(buffer) for buffer, _ in items]
+        copies = [buffer.is_copy for buffer, _ in items]
+        if homes and homes[0] and homes.count(homes[0]) == len(homes) and copies.count(copies[0]) == len(copies):
+            self._return(homes[0], copies[0], items)  # mostly
+            return
         runs = itertools.groupby(items, lambda item: (self._inlet_of(item[0]), item[0].is_copy))
         for (inlet, is_copy), run in runs:
             self._return(inlet, is_copy, list(run))
