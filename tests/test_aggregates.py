@@ -391,6 +391,41 @@ def test_a_twin_is_mapped_by_copying_only(ends):
         assert bytes(mapped) == b"a" * PAGE
 
 
+@pytest.mark.parametrize("how", ["copy", "move"])
+def test_what_a_sealed_frame_holds_is_mapped_by_copying_only(how):
+    with World("shm") as world:
+        here, there = world.domains(2)
+        tx, rx = world.channel(here, there, trust=Trust.NONE)
+        frames = world.allocator(here, count=1, size=256 << 10)
+        outcomes = []
+        tx.assign_pool(frames.pool, means="sealed", done=outcomes.append)
+        while not outcomes:
+            for channel in (rx, tx):
+                _look(channel)
+        (a,) = filled(frames, b"stale" * PAGE)
+        with bulk.Aggregate([a]).mapped() as mapped:
+            assert bytes(mapped) == b"stale" * PAGE
+        getattr(tx, how)(a)
+        rx.give_back(rx.receive_buffer(PATIENCE_S).buffer)
+        assert tx.receive(PATIENCE_S).buffer is a
+        a.put(b"fresh" * PAGE)
+        whole = bulk.Aggregate([a])
+        try:
+            mapped = whole.mapped()
+        except ValueError as error:
+            assert "in a frame that was sealed" in str(error)
+            mapped = whole.mapped(copy=True)
+        with mapped:
+            assert bytes(mapped) == b"fresh" * PAGE
+
+
+def _look(channel):
+    try:
+        channel.receive_nowait()
+    except bulk.WouldBlock:
+        return
+
+
 def test_nothing_is_mapped_of_what_is_away_or_beyond_the_length(ends):
     tx, _, small, _ = ends
     a, b = filled(small, b"a" * PAGE, b"b")

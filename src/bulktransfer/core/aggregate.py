@@ -152,9 +152,11 @@ class Aggregate:
         part = self._parts[index]
         if not part.length:
             return ""
-        memory = part.buffer.pool.memory
-        if memory is None or memory.closed:
+        pool = part.buffer.pool
+        if pool.memory is None or pool.memory.closed:
             return f"part {index} is memory of this process alone (a twin)"
+        if not pool.in_own_memory(part.buffer.index):
+            return f"part {index} lies in a frame that was sealed and sent (trust NONE)"
         if not part.buffer.pool.in_own_memory(part.buffer.index):
             return f"part {index} is in a frame of its own, as contents travel over a channel of trust NONE"
         if part.offset % PAGE:
