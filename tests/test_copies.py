@@ -233,6 +233,26 @@ def test_what_was_to_go_back_when_unused_is_let_go_where_its_channel_ended(world
     assert buffer.state is READ_WRITE
 
 
+@pytest.mark.parametrize("act", ["move", "copy"])
+def test_what_was_to_go_back_when_unused_is_let_go_where_its_channel_is_torn_down_meanwhile(world, act):
+    tx, rx, alloc, _ = world.line()
+    buffer = alloc.alloc()
+    getattr(tx, act)(buffer)
+    held = rx.receive_buffer(PATIENCE_S).buffer
+    view = memoryview(held)
+    rx.give_back(held)
+    rx.destroy(done=lambda outcome: None)
+    assert rx.state is bulk.ChannelState.TEARDOWN
+    view.release()  # too late to go back, and too early to be dropped
+    assert held.state is not INVALID
+    assert take(tx, EventKind.TEARDOWN_RECEIVED)
+    with pytest.raises(bulk.ClosedChannelError):
+        rx.receive(PATIENCE_S)
+    assert held.state is INVALID
+    assert alloc.detached == 0
+    assert buffer.state is READ_WRITE
+
+
 def test_an_event_that_was_left_with_a_view_alive_after_the_end_lets_its_buffer_go_with_the_view(world):
     tx, rx, alloc, _ = world.line()
     tx.move(alloc.alloc())

@@ -122,3 +122,59 @@ def test_the_users_handler_is_back_afterwards_and_others_threads_touch_none(worl
         ctrl_c()
     assert signal.getsignal(signal.SIGINT) is before
     assert world.made == []
+
+
+@pytest.mark.parametrize("side", ["creator", "binder"])
+def test_an_interrupt_between_reading_and_handling_a_message_of_the_set_up_loses_nothing(world, side, monkeypatch):
+    from bulktransfer.core.line import LocalLine
+
+    creator = meeting.create(world)
+    outcomes = []
+    binder = meeting.bind(world, creator.address, done=outcomes.append)
+    me = {"creator": creator, "binder": binder}[side]
+    hear = LocalLine.hear
+    struck = []
+
+    def interrupted(line):
+        got = hear(line)
+        if got is not None and serving[0] is me and len(struck) < 2:
+            struck.append(got)
+            ctrl_c()
+        return got
+
+    monkeypatch.setattr(LocalLine, "hear", interrupted)
+    interrupts = 0
+    serving = [None]
+    while not creator.state is binder.state is bulk.ChannelState.CONNECTED:
+        for serving[0] in (creator, binder):
+            try:
+                serving[0].domain.serve()
+            except KeyboardInterrupt:
+                interrupts += 1
+    assert interrupts == len(struck) > 0
+
+
+def test_a_bind_that_is_interrupted_once_it_was_confirmed_ends_in_order(world, monkeypatch):
+    from bulktransfer.core.knock import Knock
+
+    creator = meeting.create(world)
+    finish = Knock.finish
+
+    def interrupted(knock, error):
+        finish(knock, error)
+        if error is None:
+            ctrl_c()
+
+    monkeypatch.setattr(Knock, "finish", interrupted)
+    over = []
+    serving = meeting.Background(lambda: meeting.serve(creator, lambda: over))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bulk.bind(creator.address, domain=bulk.Domain(), timeout=None)
+    finally:
+        over.append(True)
+        serving.result()
+    assert take(creator, EventKind.BIND_RECEIVED)
+    assert take(creator, EventKind.TEARDOWN_RECEIVED)
+    with pytest.raises(bulk.EndOfChannelError):
+        creator.receive()

@@ -441,8 +441,8 @@ cdef class SendCore(LinkCore):
             raise explain(verdict, "move", buffer, f" on {self!r}")
 
     def send_back(self, Buffer buffer not None):
-        """The last view of a buffer died whose return was asked for; where the channel ended it is let go."""
+        """The last view of a buffer died whose return was asked for; where the channel ends it is let go."""
         if self.stage == CONNECTED and not self.hung_up and self.generation == registry().generation:
             self.send_one(buffer, BT_A_RELEASE if buffer.slot().state == BT_READ_ONLY else BT_A_PASS, b"", None)
-        elif self.ended is not None:
-            buffer.let_go(self)
+        else:
+            self._strand(buffer)

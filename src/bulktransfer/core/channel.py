@@ -260,6 +260,13 @@ class Channel(ChannelPlane):
                 self.check_connected("destroy")
             raise
 
+    def _strand(self, buffer: Buffer) -> None:
+        """What was to go back when unused is unused, and nothing is sent any more: let it go with the channel."""
+        if self.ended is not None:
+            buffer.let_go(self)
+        else:
+            self.stranded.append(buffer)
+
     def close(self) -> None:
         """End the channel at once; idempotent, never raises, never waits. What was accepted still arrives."""
         self._end_now("")

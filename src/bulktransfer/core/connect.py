@@ -255,4 +255,6 @@ class Binder:
     def give_up(self, reason: str) -> None:
         """None of the channels exists."""
         for channel in self.channels:
+            if channel.linked:  # confirmed already: the creator hears that it ends, in order
+                channel.close()
             ending.finish(channel, ClosedChannelError, f"{channel.describe()}: it was never bound: {reason}")

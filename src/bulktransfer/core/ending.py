@@ -89,6 +89,8 @@ def finish(channel: Any, cls: EndError, message: str, *, graceful: bool = False)
     # after the link: what the peer still holds is a matter of leases now
     buffers = end_assignments(channel) if was_linked else ()
     channel.ended = (cls, message, buffers)
+    while channel.stranded:
+        channel.stranded.pop().let_go(channel)
     for assignment in [a for a in channel.table if a is not None]:
         channel.domain.pool_quiet(assignment.pool)  # first: a pool that leaves takes nothing back (rule 14)
     if was_linked:

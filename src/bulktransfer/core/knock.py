@@ -24,6 +24,7 @@ from ..messages import Confirm, Hello, Refusal, Terms, Welcome
 from ..states import Role, Trust
 from . import twin
 from .beacon import Beacon
+from .interrupts import INTERRUPTS
 from .limits import STAGE_MIN, Limits
 from .line import Line, line_of
 from .setup import RETRY_NS, Joined, is_same_domain
@@ -125,25 +126,32 @@ class Knock:
         self.beacon.watch(self.line.fileno(), self.on_readable)
 
     def on_readable(self) -> None:
-        """The creator's answer."""
-        while not self.finished and self.line is not None:
-            try:
-                got = self.line.hear()
-            except ConnectionRefusedError:
-                self.wait_again()
-                return
-            except OSError as error:
-                self.finish(self.as_told(error))
-                return
-            if got is None:
-                return
-            data, fds, truncated, credentials = got
-            if credentials is not None:
-                self.peer = Peer(*credentials)
-            try:
-                self.hear(data, fds, truncated)
-            except (BulkError, OSError) as error:
-                self.finish(self.as_told(error))
+        """The creator's answer; what is read is handled before Ctrl-C is heard."""
+        more = True
+        while more and not self.finished and self.line is not None:
+            with INTERRUPTS.held_off():
+                more = self._read_one(self.line)
+
+    def _read_one(self, line: Line) -> bool:
+        """One message, if there is one; whether there was."""
+        try:
+            got = line.hear()
+        except ConnectionRefusedError:
+            self.wait_again()
+            return False
+        except OSError as error:
+            self.finish(self.as_told(error))
+            return False
+        if got is None:
+            return False
+        data, fds, truncated, credentials = got
+        if credentials is not None:
+            self.peer = Peer(*credentials)
+        try:
+            self.hear(data, fds, truncated)
+        except (BulkError, OSError) as error:
+            self.finish(self.as_told(error))
+        return True
 
     def as_told(self, error: BulkError | OSError) -> BulkError | OSError:
         """A connection that is gone is a creator that is gone, however the system says it."""

@@ -105,6 +105,7 @@ class ChannelPlane(Descriptors):
         self._finalizing = False
         self.farewell: Any = None  # a channel.Farewell, while the channel is torn down
         self.waitsets: set[Any] = set()
+        self.stranded: list[Any] = []  # what was to go back and cannot any more, until the end
         self.asked: Event | None = None  # what a callback that may veto is asked now
         self.answer: Answer | None = None  # that it left open
         self.set_callbacks(self.callbacks)

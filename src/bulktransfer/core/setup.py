@@ -27,6 +27,7 @@ from ..errors import (
 from ..messages import PROTOCOL_VERSION, Confirm, Hello, Message, Refusal, Terms, Welcome
 from .beacon import Beacon
 from .domain import Alarm, Domain
+from .interrupts import INTERRUPTS
 from .limits import Limits
 from .line import Ends, line_of
 
@@ -82,25 +83,32 @@ class Candidate:
             self.alarm = None
 
     def on_readable(self) -> None:
-        """Read what it says, as far as it goes."""
-        while not self.line.closed and self in self.reception.candidates:
-            try:
-                got = self.line.hear()
-            except OSError as error:  # a ProtocolViolation, too
-                self.reception.drop(self, f"the binder went away: {error.strerror}")
-                return
-            if got is None:
-                return
-            data, fds, truncated, credentials = got
-            if credentials is not None:
-                self.peer = Peer(*credentials)
-            if not data:
-                self.reception.drop(self, "the binder went away")
-                return
-            try:
-                self.hear(data, fds, truncated)
-            except ProtocolViolation as error:
-                self.reception.drop(self, str(error))
+        """Read what it says, as far as it goes; what is read is handled before Ctrl-C is heard."""
+        more = True
+        while more and not self.line.closed and self in self.reception.candidates:
+            with INTERRUPTS.held_off():
+                more = self._read_one()
+
+    def _read_one(self) -> bool:
+        """One message, if there is one; whether there was."""
+        try:
+            got = self.line.hear()
+        except OSError as error:  # a ProtocolViolation, too
+            self.reception.drop(self, f"the binder went away: {error.strerror}")
+            return False
+        if got is None:
+            return False
+        data, fds, truncated, credentials = got
+        if credentials is not None:
+            self.peer = Peer(*credentials)
+        if not data:
+            self.reception.drop(self, "the binder went away")
+            return False
+        try:
+            self.hear(data, fds, truncated)
+        except ProtocolViolation as error:
+            self.reception.drop(self, str(error))
+        return True
 
     def hear(self, data: bytes, fds: list[kernel.Descriptor], truncated: bool) -> None:
         """One message. Raises: ProtocolViolation."""
