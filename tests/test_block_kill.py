@@ -133,6 +133,12 @@ def load_that_kills(crew: Crew, victim: str, at: int) -> bool:
         assert victim == "user", user.output
         user.kill()
         died = True
+    if not died and victim != "user":  # its step is still to come, and it is not to be while others look
+        try:
+            crew.stop(child)
+        except AssertionError:
+            died = True
+        crew.gone(victim)
     return died
 
 
