@@ -165,6 +165,31 @@ def test_contents_stream_in_order_where_they_came(device: block.BlockDevice, sto
     assert device.read(0, 100) == data[: 100 * 4096]  # every buffer is back
 
 
+def test_contents_are_composed_in_order_in_the_buffers_that_go(device: block.BlockDevice, store: block.Store) -> None:
+    data = random.Random(4).randbytes(200 * 4096)
+    at = 0
+    for view in device.compose(3, 200, fua=True):
+        view[:] = data[at : at + len(view)]
+        at += len(view)
+    assert at == len(data)
+    assert store.read(3 * 4096, len(data)) == data
+    for number, view in enumerate(device.compose(300, 100)):
+        view[:] = b"c" * len(view)
+        if number == 3:
+            break  # three were sent, and are written; the fourth was not
+    device.flush()
+    written = 3 * device.buffer_size
+    assert device.read(300, 100) == b"c" * written + bytes(100 * 4096 - written)
+    with pytest.raises(block.BadBlockError):
+        device.compose(BLOCKS, 1)
+    device.size_bytes += 4096  # a user that does not care: the server's refusal comes when all are sent
+    views = device.compose(BLOCKS, 1)
+    next(views)[:] = b"o" * 4096
+    with pytest.raises(block.BadBlockError):
+        next(views)
+    device.write(0, b"o" * 100 * 4096)  # every buffer is back
+
+
 def test_a_device_is_a_file(device: block.BlockDevice) -> None:
     with io.BufferedRandom(device.raw()) as file:
         file.seek(1000)

@@ -58,6 +58,7 @@ class Loads:
             "plain network backend": plain.write_s,
             "device over tcp": lambda count: self._write(direct, count),
             "device, client, tcp": lambda count: self._write(chain, count),
+            "device, client, tcp, in place": lambda count: self._compose(chain, count),
         }
         self.reads: dict[str, Callable[[int], float]] = {
             "plain network backend": plain.read_s,
@@ -77,6 +78,9 @@ class Loads:
 
     def _read(self, device: BlockDevice, count: int) -> float:
         return self._turns(lambda: device.read_into(0, self._into), count)
+
+    def _compose(self, device: BlockDevice, count: int) -> float:
+        return self._turns(lambda: [len(view) for view in device.compose(0, device.block_count)], count)
 
     def _stream(self, device: BlockDevice, count: int) -> float:
         return self._turns(lambda: [len(contents) for contents in device.stream()], count)

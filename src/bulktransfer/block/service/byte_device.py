@@ -27,6 +27,7 @@ from .line import Line, Pending
 from .messages import EXTENT, HOLE, ZERO, Answer, Flag, Message, Operation
 
 _WINDOW = 16  # requests sent with one notification, at most
+_SEND_BYTES = 256 << 10  # and so many bytes: what is filled is sent while it is hot, and the server goes on meanwhile
 _ALL = slice(None)
 Data = bytes | bytearray | memoryview
 
@@ -118,12 +119,14 @@ class ByteDevice:
 
     # -- requests --------------------------------------------------------------------------------------------------
 
-    def _prepare(self, line: Line, job: Job) -> Pending:
-        """The request with its buffer, whose claim the caller has. Raises: NotConnectedError."""
+    def _prepare(self, line: Line, job: Job, *, whole: bool = False) -> Pending:
+        """The request with its buffer, whose claim the caller has; whole: to be filled. Raises: NotConnectedError."""
         block, within = divmod(job.offset, self.block_size) if job.offset else (0, 0)
         message = Message(job.operation, job.flags, line.number(), block, within, job.length)
         buffer = line.take()
-        if line is self._up:
+        if whole:
+            buffer.length = job.length
+        elif line is self._up:
             buffer.put(job.fill if job.fill is not None else b"")
         return Pending(message, buffer)
 
@@ -191,7 +194,8 @@ class ByteDevice:
     def _next_batch(self, line: Line, waiting: Iterator[Job], *, may_wait: bool) -> list[tuple[Job, Pending]]:
         """The next requests that there are buffers for. Raises: NoBuffersError, NotConnectedError."""
         batch: list[tuple[Job, Pending]] = []
-        while len(batch) < _WINDOW:
+        size = 0
+        while len(batch) < _WINDOW and size < _SEND_BYTES:
             if may_wait and not batch:
                 self._claim(line)
             elif not line.claim(0):
@@ -201,6 +205,7 @@ class ByteDevice:
                 line.unclaim()
                 break
             batch.append((job, self._prepare(line, job)))
+            size += len(job.fill) if job.fill is not None else 0
         return batch
 
     def _in_order(self, line: Line, jobs: Iterable[Job]) -> Iterator[memoryview]:
@@ -222,6 +227,31 @@ class ByteDevice:
                         yield contents
                 finally:
                     line.give(pending.buffer)
+        finally:
+            for _, pending in flight:
+                line.abandon(pending)
+
+    def _outward(self, line: Line, jobs: Iterable[Job]) -> Iterator[memoryview]:
+        """The buffers that go there, to be filled; each is sent when the next is asked for."""
+        flight: deque[tuple[Job, Pending]] = deque()
+        try:
+            for job in jobs:
+                while not line.claim(0):
+                    if not flight:  # other threads have them all
+                        self._claim(line)
+                        break
+                    self._finish(line, *flight.popleft())
+                pending = self._prepare(line, job, whole=True)
+                try:
+                    with memoryview(pending.buffer) as contents:
+                        yield contents
+                except BaseException:
+                    line.give(pending.buffer)
+                    raise
+                line.submit([pending])
+                flight.append((job, pending))
+            while flight:
+                self._finish(line, *flight.popleft())
         finally:
             for _, pending in flight:
                 line.abandon(pending)

@@ -141,6 +141,20 @@ class BlockDevice(ByteDevice):
         jobs = (Job(Operation.READ, 0, begin + at, min(size, length - at)) for at in range(0, length, size))
         return self._in_order(self._down, jobs)
 
+    def compose(self, block: int, count: int, *, fua: bool = False) -> Iterator[memoryview]:
+        """Write blocks in place: views to be filled whole, in order, in the buffers that go to the server.
+
+        A view is sent when the next is asked for, and all are written when there is none left. A loop that is left
+        early leaves the view that it had unsent. Raises: BlockError, BufferError (other views of it are live).
+        """
+        length = self._length(count)
+        begin = block * self.block_size
+        self._reach("write", begin, length, change=True)
+        flags = Flag.FUA if fua else 0
+        size = self.buffer_size
+        jobs = (Job(Operation.WRITE, flags, begin + at, min(size, length - at)) for at in range(0, length, size))
+        return self._outward(self._up, jobs)
+
     def flush(self) -> None:
         """Make durable every write that was answered before the call. Raises: BlockError."""
         self._one(self._up, Job(Operation.FLUSH))

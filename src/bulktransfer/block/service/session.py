@@ -30,6 +30,9 @@ from .changes import UNKNOWN, Changes
 from .messages import EXTENT, HOLE, ZERO, Answer, Flag, Malformed, Message, Operation, unpack_message
 
 BATCH = 64
+SEND_BYTES = (
+    256 << 10
+)  # contents that are sent as soon as they are there: hot in a cache, and the peer goes on meanwhile
 _log = logging.getLogger("bulktransfer.block")
 
 _Act = Callable[["Session", Message, bulk.Buffer], Answer]
@@ -87,10 +90,16 @@ class Session:
             while True:
                 buffers: list[bulk.Buffer] = []
                 metas: list[bytes] = []
+                size = 0
                 for event in channel.receive_many(BATCH):
                     if event.kind in (bulk.EventKind.MOVE_RECEIVED, bulk.EventKind.BUFFER_RECEIVED):
+                        answer = self._answer(event, acts, counts)
                         buffers.append(event.buffer)
-                        metas.append(self._answer(event, acts, counts).pack())
+                        metas.append(answer.pack())
+                        size += answer.length
+                        if size >= SEND_BYTES:
+                            send(buffers, metas)
+                            buffers, metas, size = [], [], 0
                     elif event.kind is bulk.EventKind.COPY_RECEIVED:
                         counts["refused"] += 1
                         channel.release(event.buffer)  # a release has no room for a status: a write is a move
