@@ -64,8 +64,13 @@ def answer_message(kind: int, request: int, code: int = 0, reason: str = "") -> 
 class Wire:
     """One connection: greeting and frames."""
 
-    def __init__(self, port: int, secret: bytes | None = None, *, token: bytes = bytes(16), number: int = 0) -> None:
+    def __init__(
+        self, port: int, secret: bytes | None = None, *, token: bytes = bytes(16), number: int = 0, tls: Any = None
+    ) -> None:
+        """tls: an ssl.SSLContext, or None."""
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=20)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
         self.sent = 0  # entries
         self.taken = 0  # entries of the other side
         self.refused = 0
@@ -145,8 +150,8 @@ class Wire:
 class Binder(Wire):
     """A bound channel."""
 
-    def __init__(self, port: int, secret: bytes | None = None) -> None:
-        super().__init__(port, secret)
+    def __init__(self, port: int, secret: bytes | None = None, *, tls: Any = None) -> None:
+        super().__init__(port, secret, tls=tls)
         self.domain = os.urandom(16)
         self.requests = 0
         self.more: list[Wire] = []

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import bulktransfer as bulk
 import foreign
+from adversary.network import raw, receive_all
 from bulktransfer import Direction, EventKind, Trust
 from foreign import HEAD
 from worlds import PATIENCE_S, World, take, together
@@ -33,52 +34,6 @@ def meet(world, **options):
     world.made.append(stranger.sock)
     together(lambda: [stranger.assign(1, POOL, 3, 8192)], lambda: take(channel, EventKind.POOL_ASSIGNED))
     return channel, stranger
-
-
-def receive_all(channel):
-    """Receive until that raises."""
-    while True:
-        channel.receive(PATIENCE_S)
-
-
-def raw(stranger, kind, **fields):
-    """Send a head as it is, whatever it says."""
-    names = ("flags", "meta_size", "slot", "index", "extra", "length", "serial", "consumed", "refused")
-    values = {"consumed": stranger.taken, **fields}
-    stranger.sock.sendall(HEAD.pack(kind, *[values.get(name, 0) for name in names]))
-
-
-WRONG = {
-    "unknown kind": (0, {}),
-    "set-up after set-up": (foreign.SETUP, {"length": 4}),
-    "unknown flags": (foreign.NOTE, {"flags": 2}),
-    "an index beyond what was sent": (foreign.NOTE, {"consumed": 1000}),
-    "an index that goes back": (foreign.NOTE, {"consumed": 0}),
-    "refusals of what was not taken": (foreign.NOTE, {"refused": 99}),
-    "a pool that is not assigned": (foreign.MOVE, {"slot": 3}),
-    "a pool far beyond": (foreign.MOVE, {"slot": 2**31}),
-    "a buffer beyond the pool": (foreign.MOVE, {"slot": 1, "index": 3}),
-    "a length beyond the buffer": (foreign.MOVE, {"slot": 1, "length": 8193}),
-    "a length beyond everything": (foreign.MOVE, {"slot": 1, "length": 2**64 - 1}),
-    "more meta data than the channel takes": (foreign.MOVE, {"slot": 1, "meta_size": 33}),
-    "a transfer of the other end": (foreign.PASS, {"slot": 1}),
-    "a release of the other end": (foreign.RELEASE, {"slot": 1}),
-    "a refusal of what was not sent": (foreign.REFUSE, {"slot": 1, "extra": 19 << 16 | 2, "serial": 99}),
-    "a message with a wrong number": (foreign.CONTROL, {"length": 4, "serial": 77}),
-    "a message that is none": (foreign.CONTROL, {"length": 4, "serial": 2}),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_each_rule_closes_the_channel(world, case):
-    channel, stranger = meet(world, meta_size=32)
-    kind, fields = WRONG[case]
-    raw(stranger, kind, **fields)
-    stranger.sock.sendall(bytes(64))  # what may follow a head
-    with pytest.raises(bulk.ProtocolViolation) as broken:
-        channel.receive(PATIENCE_S)
-    assert broken.value.reason
-    assert channel.state is bulk.ChannelState.CLOSED
 
 
 def test_what_came_before_a_violation_is_delivered_first(world):

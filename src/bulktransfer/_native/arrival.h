@@ -225,6 +225,7 @@ static inline int bt_arrivals_foresee(bt_link *link) {
     /* acquire, with the store in bt_tx_publish; more than there can be is for the user to call a violation */
     uint64_t tail = atomic_load_explicit(&link->rx.peer->tail, BT_ACQUIRE_ORDER);
     if (tail == in->next || tail - in->next > in->slot_count) return 0;
+    if (in->next - link->rx.head >= in->slot_count) return 0; /* it published more than the ring holds */
     *arrival = (bt_arrival){.refused = 0};
     memcpy(&arrival->entry, &link->rx.ring[in->next & (in->slot_count - 1)], sizeof arrival->entry);
     __asm__ volatile("" ::: "memory");
@@ -251,10 +252,11 @@ static inline int bt_arrivals_foresee(bt_link *link) {
  * stays for the user. With the lock held, as whoever else reads the socket, and as who sleeps begins to. */
 static inline void bt_arrivals_hear(bt_link *link) {
     char byte;
+    bt_message message;
     if (bt_sleeping(&link->rx.own->sleep_data)) return; /* its bed would not report what was read here */
     for (int i = 0; i < 64; i++) {
         if (recv(link->sock, &byte, 1, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT) != 1) return;
-        (void)!recv(link->sock, &byte, 1, MSG_DONTWAIT);
+        if (bt_message_receive(link->sock, &message) > 0) bt_close_received(link->registry, &message);
     }
 }
 

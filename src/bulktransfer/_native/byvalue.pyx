@@ -203,9 +203,10 @@ cdef class ValueCore(SealedCore):
     cdef Event apply_value(self, bt_entry* entry, uint8_t* meta, bint refused):
         """An entry whose contents are here: as ReceiveCore.take."""
         cdef Event event = None
+        cdef Assignment a = self.table[entry.slot] if refused else None  # it may have left while its contents came
         if (entry.kind == BT_MOVE or entry.kind == BT_COPY) and entry.flags & BT_FRAMED:
             event = self.take_sealed(entry, meta)
-        elif refused and (<Assignment> self.table[entry.slot]).c.standing >= BT_ACTIVE:
+        elif a is not None and a.c.standing >= BT_ACTIVE:
             self.refuse(entry, errors.CopyRefusedError if entry.kind == BT_COPY else errors.NotOwnedError)
         elif entry.kind == BT_MOVE or entry.kind == BT_COPY or entry.kind == BT_PASS or entry.kind == BT_RELEASE:
             event = self.take_transfer(entry, meta, entry.kind - 1)

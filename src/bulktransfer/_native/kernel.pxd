@@ -32,10 +32,13 @@ cdef extern from "hold.h" nogil:
     void bt_hold_drop(bt_hold* hold)
 
 cdef bt_registry* registry() noexcept nogil
+cdef Descriptor received(int fd)
 
 cdef class Descriptor:
     cdef int fd
     cdef uint32_t generation
+    cdef int kind  # how it is let go: enum of kernel.pyx
+    cdef void let_go(self) noexcept
     cpdef int detach(self) except -1
 
 cdef class Mapping:

@@ -16,8 +16,7 @@ cdef extern from *:
     """
     #include "registry.h"
     #include "memory.h"
-    #include "message.h"
-    #include "ring.h"
+    #include "foreign.h"
     #include <poll.h>
     #include <sys/epoll.h>
     #include <sys/timerfd.h>
@@ -47,17 +46,7 @@ cdef extern from *:
     int bt_memory_private(size_t size, void** address, int there) nogil
     int bt_memory_judge(int fd, size_t size, int seals) nogil
     int bt_memory_populate(void* address, size_t size) nogil
-    enum: BT_FDS_MAX, BT_MAGIC, BT_LAYOUT_VERSION
-    ctypedef struct bt_outbox:
-        uint32_t magic
-        uint32_t version
-        uint32_t slot_count
-        uint32_t meta_size
-        uint64_t stage_size
-    int bt_stage_sane(uint64_t size) nogil
-    void bt_outbox_init(bt_outbox* box, uint32_t slot_count, uint32_t meta_size) nogil
-    int bt_outbox_sane(uint32_t slot_count, uint32_t meta_size) nogil
-    uint64_t bt_outbox_size(uint32_t slot_count, uint32_t meta_size) nogil
+    enum: BT_FDS_MAX
     ctypedef struct ucred_t "struct ucred":
         int pid
         unsigned int uid
@@ -94,6 +83,8 @@ cdef extern from *:
     enum: EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN, EPOLLOUT, EPOLLRDHUP, POLLIN, POLLHUP
     int bt_message_send(int sock, const void* data, size_t size, const int* fds, int fd_count) nogil
     int bt_message_receive(int sock, bt_message* m) nogil
+    void bt_close_foreign(bt_registry* r, int fd)
+    void bt_hang_up(bt_registry* r, int sock)
 
 SEAL_SEAL = F_SEAL_SEAL
 SEAL_SHRINK = F_SEAL_SHRINK
@@ -125,6 +116,9 @@ def fork_generation():
 
 cdef int refuse(int error, str what) except -1:
     raise OSError(error, f"{what}: {_os.strerror(error)}")
+
+
+cdef enum: OWN = 0, RECEIVED = 1, TO_PEER = 2
 
 
 cdef class Descriptor:
@@ -164,18 +158,40 @@ cdef class Descriptor:
         return fd
 
     def close(self):
-        """Close it; idempotent."""
+        """Close it; idempotent. What a peer sent, or left unread in its socket, never holds this up (foreign.h)."""
+        self.let_go()
+
+    cdef void let_go(self) noexcept:
         cdef int fd = self.fd
         self.fd = -1
-        if fd >= 0 and self.generation == the_registry.generation:
+        if fd < 0 or self.generation != the_registry.generation:
+            return
+        if self.kind == TO_PEER:
+            bt_hang_up(the_registry, fd)
+        elif self.kind == RECEIVED:
+            bt_close_foreign(the_registry, fd)
+        else:
             bt_registry_close(the_registry, fd)
 
     def __dealloc__(self):
-        if self.fd >= 0 and self.generation == the_registry.generation:
-            bt_registry_close(the_registry, self.fd)
+        self.let_go()
 
     def __repr__(self):
         return "<Descriptor closed>" if self.closed else f"<Descriptor {self.fd}>"
+
+
+cdef Descriptor received(int fd):
+    """Own a descriptor that a peer sent. Raises: MemoryError (it is closed)."""
+    cdef Descriptor descriptor = Descriptor(fd)
+    descriptor.kind = RECEIVED
+    return descriptor
+
+
+def to_peer(int fd):
+    """Own a socket to a peer: what lies unread in it is read before it is closed. Raises: MemoryError, ValueError."""
+    cdef Descriptor descriptor = Descriptor(fd)
+    descriptor.kind = TO_PEER
+    return descriptor
 
 
 cdef class Mapping:
@@ -325,7 +341,7 @@ def receive_message(int sock):
         refuse(-size, "receiving a control message")
     fds = []
     for i in range(message.fd_count):
-        fds.append(Descriptor(message.fds[i]))
+        fds.append(received(message.fds[i]))
     credentials = None
     if message.has_credentials:
         credentials = (message.credentials.pid, message.credentials.uid, message.credentials.gid)
@@ -428,23 +444,3 @@ def table_full():
     except OSError:
         return True
     return False
-
-
-def init_outbox(Mapping mapping not None, uint32_t slot_count, uint32_t meta_size, uint64_t stage_size):
-    """Write the header of an own outbox."""
-    bt_outbox_init(<bt_outbox*> mapping.base, slot_count, meta_size)
-    (<bt_outbox*> mapping.base).stage_size = stage_size
-
-
-def judge_outbox(Mapping mapping not None, uint32_t slot_count, uint32_t meta_size, uint64_t stage_size):
-    """Whether the header of a peer's outbox says what was agreed."""
-    cdef bt_outbox* box = <bt_outbox*> mapping.base
-    return (box.magic == BT_MAGIC and box.version == BT_LAYOUT_VERSION and box.slot_count == slot_count
-            and box.meta_size == meta_size and box.stage_size == stage_size)
-
-
-def outbox_size(uint32_t slot_count, uint32_t meta_size, uint64_t stage_size):
-    """Bytes of an outbox; its staging area (0: none) comes last. Raises: ValueError (no such outbox)."""
-    if not bt_outbox_sane(slot_count, meta_size) or not bt_stage_sane(stage_size):
-        raise ValueError(f"an outbox of {slot_count} slots with {meta_size} bytes of meta data, {stage_size} of stage")
-    return bt_outbox_size(slot_count, meta_size) + stage_size

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 
 #include "doorbell.h"
-#include "message.h"
+#include "foreign.h"
 #include "registry.h"
 #include "ring.h"
 #include "stage.h"
@@ -122,7 +122,7 @@ static inline void bt_link_release(bt_link *link) {
         for (uint32_t i = 0; i < count; i++)
             bt_waiting_free(link, &link->fifo[(link->fifo_first + i) & (link->fifo_room - 1)]);
         if (link->in) bt_arrivals_free(link->in);
-        if (link->sock >= 0) bt_registry_close(link->registry, link->sock);
+        if (link->sock >= 0) bt_hang_up(link->registry, link->sock);
         if (link->ways) link->ways->release(link);
         if (link->tx.own) bt_registry_unmap(link->registry, link->tx.own, link->own_size);
         if (link->tx.peer) bt_registry_unmap(link->registry, (void *)link->tx.peer, link->peer_size);

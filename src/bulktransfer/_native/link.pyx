@@ -28,12 +28,12 @@ from bulktransfer._native.far cimport (
     far_over, far_poller,
 )
 from bulktransfer._native.farlink cimport BT_FETCH_NEWS
-from bulktransfer._native.kernel cimport Descriptor, Mapping, bt_registry_add_fd, registry
+from bulktransfer._native.kernel cimport Descriptor, Mapping, bt_registry_add_fd, received, registry
 from bulktransfer._native.kernel import table_full
 from bulktransfer._native.slots cimport Slots
 from bulktransfer._native.statistics cimport bt_record_write, drop_record, new_record
 
-cdef enum: INBOX_MAX = 256
+cdef enum: INBOX_MAX = 256, READ_MAX = 4096
 cdef bt_carrier* the_carrier = NULL
 cdef uint32_t last_number = 0
 
@@ -373,8 +373,9 @@ cdef class LinkCore:
     cdef int read_socket(self, bint dead) except -1:
         cdef bt_message message
         cdef uint64_t serial = 0
-        cdef int size
-        while self.link != NULL:
+        cdef int size, count = 0
+        while self.link != NULL and count < READ_MAX:  # whoever rings as fast as this side reads does not hold it up
+            count += 1
             size = bt_message_receive(self.link.sock, &message)
             if size == 1 and message.fd_count == 0:
                 self.bells_heard += 1
@@ -385,7 +386,7 @@ cdef class LinkCore:
             if size <= 0:
                 self.hung_up = True
                 break
-            fds = [Descriptor(message.fds[i]) for i in range(message.fd_count)]
+            fds = [received(message.fds[i]) for i in range(message.fd_count)]
             lost = "" if not message.truncated else "full" if table_full() else "truncated"
             if self.link.in_ != NULL and bt_is_frame_message(&message, size, &serial):
                 self.frames.append((serial, fds, lost))

@@ -74,6 +74,7 @@ typedef struct bt_message {
     int fds[BT_FDS_MAX];
     int fd_count;
     int truncated; /* data or descriptors did not fit */
+    int deprived;  /* descriptors did not: this process can have no more */
     int has_credentials;
     struct ucred credentials;
 } bt_message;
@@ -95,6 +96,7 @@ static inline int bt_message_receive(int sock, bt_message *m) {
     while (size < 0 && (errno == EINTR || errno == ECONNRESET));
     if (size < 0) return -errno;
     m->truncated = (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0;
+    m->deprived = (message.msg_flags & MSG_CTRUNC) != 0;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
         if (c->cmsg_level != SOL_SOCKET) continue;
         if (c->cmsg_type == SCM_RIGHTS) {

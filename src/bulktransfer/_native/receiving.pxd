@@ -28,6 +28,7 @@ cdef class ReceiveCore(SendCore):
     cdef Event take_value(self)
     cdef Event take_control(self, bt_entry* entry)
     cdef bint judge_landing(self, Assignment a, bt_entry* entry, int act) except -1
+    cdef int check_heard(self) except -1
     cdef int refuse(self, bt_entry* entry, object cls) except -1
     cdef int deliver(self, Event event) except -1
     cdef int drain(self) except -1

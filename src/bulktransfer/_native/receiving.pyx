@@ -15,7 +15,7 @@ from bulktransfer._native.assignment cimport Assignment
 from bulktransfer._native.buffer cimport Buffer
 from bulktransfer._native.carrier cimport (
     BT_CONTROL, BT_COPY, BT_META_INLINE, BT_MOVE, BT_PASS, BT_REFUSE, BT_RELEASE, bt_entry, bt_link_consumed,
-    bt_link_refresh, bt_link_refusals, bt_link_refused, bt_rx_look_again, bt_rx_refusals, bt_rx_take,
+    bt_link_has, bt_link_refresh, bt_link_refusals, bt_link_refused, bt_rx_look_again, bt_rx_refusals, bt_rx_take,
 )
 from bulktransfer._native.event cimport Event, new_event
 from bulktransfer._native.far cimport far_is_unsent
@@ -32,6 +32,7 @@ from bulktransfer._native.sending cimport SendCore
 from bulktransfer._native.sending import ACTS
 from bulktransfer._native.table cimport table
 
+cdef enum: UNHEARD_MAX = 8192  # answers that wait for a peer to read, beside those about buffers
 cdef enum: BY_GENERIC = 3  # from the kind of an entry to the number of its event
 
 
@@ -71,6 +72,7 @@ cdef class ReceiveCore(SendCore):
         if entry.serial != self.control_seen:
             self._violation(f"control message {entry.serial} where {self.control_seen} was due")
         self.control_seen += 1
+        self.check_heard()
         self.begun = False
         try:
             self._control()
@@ -197,6 +199,18 @@ cdef class ReceiveCore(SendCore):
             self._violation(f"a {ACTS[act]} of buffer {entry.index}, whose contents have not left")
         return act != BT_A_RELEASE and bt_bit_is_claimed(a.pool.c.taken, entry.index)
 
+    cdef int check_heard(self) except -1:
+        """Before this side answers: a peer that asks and never reads the answers must not fill memory with them. Each
+        buffer has at most one transfer and one refusal under way (rule 9)."""
+        cdef uint64_t waiting = bt_link_has(self.link), most = UNHEARD_MAX
+        if waiting > most:
+            for item in self.table:
+                if item is not None:
+                    most += 2 * <uint64_t> (<Assignment> item).c.pool.count
+            if waiting > most:
+                self._violation(f"it asks and does not read: {waiting} messages to it wait")
+        return 0
+
     cdef int refuse(self, bt_entry* entry, object cls) except -1:
         """Say that this entry is not accepted; published before the index passes it (rule 8)."""
         cdef bt_entry answer = entry[0]
@@ -205,6 +219,7 @@ cdef class ReceiveCore(SendCore):
         answer.meta_size = 0
         answer.serial = self.link.rx.head - 1
         answer.length = errors.CODE_OF[cls]
+        self.check_heard()
         self.refused_here += 1
         bt_link_refused(self.link, self.refused_here)
         self.push(&answer, NULL)
@@ -224,6 +239,8 @@ cdef class ReceiveCore(SendCore):
             a = <Assignment> self.table[entry.slot]
         if a is None or entry.index >= a.pool.c.count or not 0 <= act < 3 or entry.serial >= self.link.issued:
             self._violation("a refusal of what was not sent")
+        if self.refused_there >= self.link.issued:
+            self._violation("more refusals than it was sent anything")
         if self.is_far and far_is_unsent(self.link, entry.slot, entry.index):
             self._violation(f"a refusal of buffer {entry.index}, whose contents have not left")
         if a.pool.c.apart:

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from .._native.kernel import Descriptor
+from .._native.kernel import Descriptor, to_peer
 from ..abc import Backend, Codec, Connection, Peer
 from ..errors import ForkedError
 from ..states import Trust
@@ -75,6 +75,9 @@ class _Node:
         """Remove it and stop listening; nothing at all in a forked child, whose parent goes on."""
         if os.getpid() == self.pid:
             _shm_node.remove_node(self._directory, self._name, self._identity)
+            with _as_socket(self.listener) as listener, contextlib.suppress(OSError):
+                while True:  # what those who still knock have said must not hold the end up: see foreign.h
+                    to_peer(listener.accept()[0].detach()).close()
             self.listener.close()
             self._directory.close()
 
@@ -123,11 +126,11 @@ class ShmRendezvous:
                         continue
                     except OSError as error:
                         raise with_act(error, f"accept on {self._address}") from None
-                    with sock:
-                        peer = _peer_of(sock)
-                        if peer.uid in self._users:
-                            sock.setblocking(False)
-                            return Connection(sock.detach(), peer)
+                    sock.setblocking(False)
+                    peer = _peer_of(sock)
+                    if peer.uid in self._users:
+                        return Connection(sock.detach(), peer)
+                    to_peer(sock.detach()).close()
         return None
 
     def close(self) -> None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
-import stat
 import time
 import weakref
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ from .._native.pool import Pool
 from ..errors import BulkError, LimitError, ProtocolViolation
 
 LEASES_MAX = 64  # of one pool in one domain
+_PIPE = re.compile(r"pipe:\[\d+\]")
 RETRY_NS = 2_000_000  # until another thread has taken what has arrived
 LEAVING_NS = 5_000_000  # between looks at contents that leave after the channel ended
 
@@ -38,15 +39,15 @@ def make(assignment: Assignment) -> list[kernel.Descriptor]:
     return [write_end]
 
 
-def identity(lease: kernel.Descriptor) -> tuple[int, int]:
-    """Which pipe a descriptor is of. Raises: ProtocolViolation (of none)."""
-    st = os.fstat(lease.fileno())
-    if not stat.S_ISFIFO(st.st_mode):
+def identity(lease: kernel.Descriptor) -> str:
+    """Which pipe a descriptor is of; no file system is asked, since some never answer. Raises: ProtocolViolation."""
+    found = os.readlink(f"/proc/self/fd/{lease.fileno()}")
+    if not _PIPE.fullmatch(found):
         raise ProtocolViolation("a lease that is not a pipe", reason="lease")
-    return st.st_dev, st.st_ino
+    return found
 
 
-def own(pool: Pool) -> set[tuple[int, int]]:
+def own(pool: Pool) -> set[str]:
     """The leases that this domain reads: a write end that finds its way back would keep them from hanging up."""
     assignments = list(pool.ended)
     for number in pool.channels:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from .._native import kernel
+from .._native import kernel, outbox
 from .._native.channel import ChannelCore
 from ..abc import Connection, Wire
 from ..errors import BrokenChannelError, ProtocolViolation
@@ -75,7 +75,7 @@ class LocalLine:
     """A line between processes of one machine: a SOCK_SEQPACKET socket."""
 
     def __init__(self, fd: int) -> None:
-        self._sock = kernel.Descriptor(fd)
+        self._sock = kernel.to_peer(fd)
         self._more: list[kernel.Descriptor] = []
         self._own: list[kernel.Mapping] = []
 
@@ -201,9 +201,9 @@ def line_of(connection: Connection) -> Line:
 def socket_pair() -> tuple[kernel.Descriptor, kernel.Descriptor]:
     """Two connected sockets that keep message boundaries. Raises: OSError."""
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    return kernel.Descriptor(here.detach()), kernel.Descriptor(there.detach())
+    return kernel.to_peer(here.detach()), kernel.Descriptor(there.detach())
 
 
 def _private_outbox(terms: Terms) -> kernel.Mapping:
-    size = kernel.outbox_size(terms.slot_count, terms.meta_size, 0)
+    size = outbox.outbox_size(terms.slot_count, terms.meta_size, 0)
     return kernel.create_memory(b"bulktransfer-outbox", size)[1]

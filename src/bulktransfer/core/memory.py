@@ -11,7 +11,7 @@ import fcntl
 import os
 import pathlib
 
-from .._native import kernel
+from .._native import kernel, outbox
 from ..errors import LimitError, ProtocolViolation
 from ..messages import Terms
 from ..states import Direction
@@ -84,8 +84,8 @@ def make(size: int, *, huge: bool = True) -> tuple[kernel.Descriptor, kernel.Map
 def make_outbox(terms: Terms, *, binder: bool) -> tuple[kernel.Descriptor, kernel.Mapping]:
     """An outbox: this side keeps the one writable mapping, everybody else can only read. Raises: OSError."""
     shape = terms.slot_count, terms.meta_size, stage_of(terms, binder=binder)
-    source, mapping = kernel.create_memory(b"bulktransfer-outbox", kernel.outbox_size(*shape))
-    kernel.init_outbox(mapping, *shape)
+    source, mapping = kernel.create_memory(b"bulktransfer-outbox", outbox.outbox_size(*shape))
+    outbox.init_outbox(mapping, *shape)
     kernel.add_seals(source, kernel.SEAL_FUTURE_WRITE | kernel.SEAL_SEAL)
     return source, mapping
 
@@ -98,13 +98,13 @@ def stage_of(terms: Terms, *, binder: bool) -> int:
 def adopt_outbox(source: kernel.Descriptor, terms: Terms, *, binder: bool) -> kernel.Mapping:
     """Map the outbox of a peer, the binder or the creator. Raises: ProtocolViolation (it is not one), OSError."""
     shape = terms.slot_count, terms.meta_size, stage_of(terms, binder=binder)
-    size = kernel.outbox_size(*shape)
+    size = outbox.outbox_size(*shape)
     fault = kernel.judge_memory(source, size, OUTBOX_SEALS)
     if fault:
         raise ProtocolViolation(f"the peer's outbox {fault}", reason="outbox")
     mapping = kernel.Mapping(source, size, False)
     mapping.populate()
-    if not kernel.judge_outbox(mapping, *shape):
+    if not outbox.judge_outbox(mapping, *shape):
         raise ProtocolViolation("the peer's outbox describes another ring than was agreed", reason="outbox")
     return mapping
 

@@ -23,6 +23,8 @@ from ..states import Role
 from . import far, guard, identity, showing, twin
 from .deferral import Answer
 
+REMOVED_MAX = 256
+
 
 class Request:
     """An assignment or removal that this side asked for."""
@@ -64,7 +66,7 @@ class RequestBook:
         self.next_request = 1
         self.withdrawn: dict[int, Request] = {}  # after the memory went out: the peer may be sending from the pool
         self.incoming: dict[int, Assignment] = {}  # accepted or pending requests of the peer, by number
-        self.removed: set[int] = set()
+        self.removed: dict[int, None] = {}  # the last ones that were dropped: their memory may be on its way
         self.asked: set[int] = set()  # requests of the peer that a callback was asked about
         self.deferred: dict[int, Answer] = {}  # and those that it left open, by number
 
@@ -203,7 +205,9 @@ class RequestBook:
 
     def drop_incoming(self, number: int, error: BulkError) -> None:
         """An accepted assignment of the peer is off, and with it an own request that crossed it."""
-        self.removed.add(number)
+        self.removed[number] = None
+        if len(self.removed) > REMOVED_MAX:
+            del self.removed[next(iter(self.removed))]
         assignment = self.incoming[number]
         answer = self.deferred.pop(number, None)
         self.forget(assignment)
