@@ -333,7 +333,7 @@ class ChannelPlane(Descriptors):
         except ProtocolViolation as error:
             if self.ended is not None:
                 raise
-            self._violation(error.strerror)
+            self._violation(error.strerror or str(error))
         except OSError as error:  # the answer could not be sent
             if isinstance(error, BulkError):
                 raise

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple, Protocol
 
+from .. import ProtocolViolation
 from . import _post
 from ._parcel import Parcel
 from .store import Store
@@ -136,12 +137,16 @@ def _parcelled(buffers: Sequence[memoryview], parts: Sequence[Any], sender: Lend
 
 def _taken_apart(body: bytes, fd: int) -> tuple[memoryview, list[memoryview]]:
     """The pickle and the buffers of a parcel: views of its memory. Raises: OSError, ProtocolViolation."""
-    offset, size, tail_size, count = FRAME.unpack_from(body)
-    memory = memoryview(Parcel(fd, offset, size))
-    tail = memoryview(body)[FRAME.size :] if len(body) > FRAME.size else memory[size - tail_size :]
+    try:
+        offset, size, tail_size, count = FRAME.unpack_from(body)
+        memory = memoryview(Parcel(fd, offset, size))
+        tail = memoryview(body)[FRAME.size :] if len(body) > FRAME.size else memory[max(size - tail_size, 0) :]
+        sizes = struct.unpack_from(f"<{count}Q", tail)
+    except (struct.error, OverflowError) as error:
+        raise ProtocolViolation(f"a letter that is none: {error}") from error
     buffers = []
     at = 0
-    for nbytes in struct.unpack_from(f"<{count}Q", tail):
+    for nbytes in sizes:
         buffers.append(memory[at : at + nbytes])
         at += -(-nbytes // ALIGNED) * ALIGNED
     return tail[8 * count :], buffers

@@ -57,7 +57,10 @@ def form_of(dtype: Any, shape: tuple[int, ...]) -> bytes:
 @functools.lru_cache(64)  # a stream has one form, or few
 def parse_form(form: bytes) -> tuple[Any, tuple[int, ...]]:
     """The dtype and shape. Raises: ValueError (not of that form)."""
-    found = json.loads(form)
+    try:
+        found = json.loads(form)
+    except RecursionError as error:
+        raise ValueError("nested beyond all measure") from error
     if not isinstance(found, list) or len(found) != 2:
         raise ValueError("not a dtype and a shape")
     description, shape = found
