@@ -491,6 +491,36 @@ def test_a_pool_goes_on_to_channels_that_share_it_with_what_it_holds(world):
         os.sched_yield()
 
 
+@pytest.mark.parametrize("means", ["by value", "sealed"])
+def test_what_is_still_leaving_leaves_though_the_pool_is_exposed_meanwhile(world, means):
+    a, b = world.domains(2)
+    sealed = world.channel(a, b, trust=NONE)
+    slow = world.channel(a, b, trust=NONE, limits=bulk.Limits(slot_count=2))
+    alloc = world.allocator(a, count=4, size=1 << 20)
+    assign(*sealed, alloc.pool, means="sealed")
+    assign(*slow, alloc.pool, means=means)
+    buffers = alloc.alloc_many(4)
+    for buffer in buffers:  # from now on each is written into a frame
+        sealed[0].move(buffer)
+        sealed[1].pass_(take(sealed[1], EventKind.MOVE_RECEIVED).buffer)
+        take(sealed[0], EventKind.BUFFER_RECEIVED)
+    contents = [noise(1 << 20) for _ in buffers]
+    for buffer, data in zip(buffers, contents, strict=True):
+        buffer.put(data)
+        slow[0].move(buffer)
+    third = world.channel(a, b, trust=NONE)
+    assign(*third, alloc.pool, exposed=True)
+    for data in contents:
+        there = take(slow[1], EventKind.MOVE_RECEIVED).buffer
+        assert there.tobytes() == data
+        slow[1].pass_(there)
+    for _ in buffers:
+        take(slow[0], EventKind.BUFFER_RECEIVED)
+    buffers[0].put(b"read in place")
+    third[0].move(buffers[0])
+    assert take(third[1], EventKind.MOVE_RECEIVED).buffer.tobytes() == b"read in place"
+
+
 # ---- the end ---------------------------------------------------------------------------------------------------------
 
 

@@ -318,25 +318,40 @@ static inline int bt_frame_read(int fd, uint8_t *to, uint64_t length) {
 
 /* ---- back to memory that stays ---- */
 
-/* The contents of one buffer in memory that is no frame: the pool's own where it was allocated here. */
+/* Copy what a buffer holds: what can be read here, what is still leaving, and what comes back if its move is refused. */
+static inline int bt_frame_copy_out(const bt_pool *pool, uint32_t index, uint8_t *to) {
+    const bt_slot *s = &pool->slots[index];
+    const bt_frame_kept *kept = &pool->frames->at[index];
+    if (s->holds == BT_BARE) return 0;
+    if (s->holds == BT_SEALED && s->guard == BT_MAY_NOTHING)
+        return kept->fd < 0 ? 0 : bt_frame_read(kept->fd, to, kept->length);
+    memcpy(to, bt_buffer_at(pool, index), s->length);
+    return 0;
+}
+
+/* The contents of one buffer in memory that is no frame: the pool's own where it was allocated here. What arrives just now
+ * goes on doing so. */
 static inline int bt_frame_melt(bt_pool *pool, uint32_t index) {
     bt_slot *s = &pool->slots[index];
     uint8_t *at = bt_buffer_at(pool, index);
     off_t offset = (off_t)((uint64_t)index * pool->size);
-    int memory = pool->frames->memory, wanted = s->state != BT_INVALID && s->holds != BT_BARE;
+    int memory = pool->frames->memory;
     if (s->holds == BT_OWN || (memory < 0 && s->holds == BT_PLAIN)) return 0;
+    if (pool->twin && bt_twin_claimed(pool->twin, index)) {
+        s->holds = BT_PLAIN; /* whatever it was: it is mapped for writing, and no frame is made of it */
+        return 0;
+    }
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     if (memory >= 0 && fallocate(memory, 0, offset, (off_t)pool->size) < 0) return -errno;
     void *to = memory >= 0 ? mmap(NULL, pool->size, PROT_READ | PROT_WRITE, MAP_SHARED, memory, offset)
                            : mmap(NULL, pool->size, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (to == MAP_FAILED) return -errno;
-    uint64_t kept = wanted ? s->length : 0;
-    if (kept) memcpy(to, at, kept);
-    if (memory >= 0 && !pool->frames->gives_back) memset((uint8_t *)to + kept, 0, pool->size - kept);
-    if (mremap(to, pool->size, pool->size, MREMAP_MAYMOVE | MREMAP_FIXED, at) == MAP_FAILED) {
-        int error = errno;
+    if (memory >= 0 && !pool->frames->gives_back) memset(to, 0, pool->size);
+    int result = bt_frame_copy_out(pool, index, to);
+    if (result == 0 && mremap(to, pool->size, pool->size, MREMAP_MAYMOVE | MREMAP_FIXED, at) == MAP_FAILED) result = -errno;
+    if (result < 0) {
         munmap(to, pool->size);
-        return -error;
+        return result;
     }
     if (pool->twin) pool->twin->cells[index].fresh = pool->size;
     bt_frame_changed(pool, index, memory >= 0 ? BT_OWN : BT_PLAIN, BT_MAY_WRITE);
