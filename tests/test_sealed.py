@@ -383,6 +383,27 @@ def test_a_frame_that_nobody_wrote_travels_on_as_it_is(world, act):
     assert buffer.state is READ_WRITE
 
 
+def test_left_to_itself_a_channel_sends_on_a_big_frame_that_is_there_and_copies_what_is_small(world):
+    a, b, c = world.domains(3)
+    (tx, rx), (on, end) = world.channel(a, b, trust=NONE), world.channel(b, c, trust=NONE)
+    alloc = world.allocator(a, count=1, size=BIG)
+    middle = assign(tx, rx, alloc.pool, means="sealed")
+    assign(on, end, middle)
+    buffer = alloc.alloc()
+    for size in (BIG, PAGE):
+        buffer.put(noise(size))
+        data = buffer.tobytes()
+        tx.move(buffer)
+        on.move(take(rx, EventKind.MOVE_RECEIVED).buffer)
+        there = take(end, EventKind.MOVE_RECEIVED).buffer
+        assert there.tobytes() == data
+        end.pass_(there)
+        rx.pass_(take(on, EventKind.BUFFER_RECEIVED).buffer)
+        take(tx, EventKind.BUFFER_RECEIVED)
+    contents = on.statistics()["contents"]
+    assert (contents["sealed"], contents["sealed_before"], contents["by_value"]) == (1, 1, 1)
+
+
 def test_a_frame_that_was_written_is_copied_into_a_new_one(world):
     (tx, rx), (on, end), alloc = chain(world)
     buffer = alloc.alloc()

@@ -14,7 +14,7 @@ cdef extern from "sealed.h" nogil:
     ctypedef struct bt_frames_full "bt_frames":
         bt_frame_cache* cache
         bt_frame_kept at[1]
-    enum: BT_SEALING_MIN
+    enum: BT_SENDING_ON_MIN
     enum: BT_SEALED_BEFORE, BT_SEALED_IN_PLACE, BT_SEALED_COPY
     bt_frame_cache* bt_frame_cache_new(bt_registry* registry)
     int bt_frames_begin(bt_pool* pool, bt_frame_cache* cache, int memory, int gives_back)

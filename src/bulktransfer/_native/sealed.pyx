@@ -22,7 +22,7 @@ from bulktransfer._native.carrier cimport (
 )
 from bulktransfer._native.event cimport Event
 from bulktransfer._native.frames cimport (
-    BT_SEALED_BEFORE, BT_SEALED_COPY, BT_SEALING_MIN, bt_frame_adopt, bt_frame_read, bt_frame_seal, bt_frames_full,
+    BT_SEALED_BEFORE, BT_SEALED_COPY, BT_SENDING_ON_MIN, bt_frame_adopt, bt_frame_read, bt_frame_seal, bt_frames_full,
     bt_sealing_pays,
 )
 from bulktransfer._native.kernel cimport (
@@ -57,7 +57,7 @@ cdef class SealedCore(ReceiveCore):
         if a.means is BY_VALUE or length == 0 or a.pool.c.solid or a.pool.c.count > COUNT_MAX:
             return False
         if a.means is not SEALED:
-            if length < BT_SEALING_MIN:
+            if length < BT_SENDING_ON_MIN:
                 return False
             a.pool.begin_frames()
             if not bt_sealing_pays(&a.pool.c, index, len(a.pool.channels) if act == BT_A_COPY else 1):
