@@ -478,7 +478,7 @@ def test_what_is_in_a_frame_is_no_part_of_a_mapped_aggregate(world):
     tx.copy(buffer)
     rx.release(take(rx, EventKind.COPY_RECEIVED).buffer)
     take(tx, EventKind.COPY_RELEASED)
-    with pytest.raises(ValueError, match="in a frame of its own"):
+    with pytest.raises(ValueError, match="in a frame that was sealed"):
         bulk.Aggregate([buffer]).mapped()
     with bulk.Aggregate([buffer]).mapped(copy=True) as whole:
         assert bytes(whole) == b"a" * PAGE

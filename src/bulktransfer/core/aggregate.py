@@ -157,8 +157,6 @@ class Aggregate:
             return f"part {index} is memory of this process alone (a twin)"
         if not pool.in_own_memory(part.buffer.index):
             return f"part {index} lies in a frame that was sealed and sent (trust NONE)"
-        if not part.buffer.pool.in_own_memory(part.buffer.index):
-            return f"part {index} is in a frame of its own, as contents travel over a channel of trust NONE"
         if part.offset % PAGE:
             return f"part {index} begins inside a page, at {part.offset} of its buffer"
         if part.length % PAGE and any(later.length for later in self._parts[index + 1 :]):
