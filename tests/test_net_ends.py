@@ -150,6 +150,39 @@ def test_what_was_accepted_arrives_though_the_process_ends(world, spawn):
     child.join()
 
 
+def streams():
+    """The descriptors of this process that are connected TCP sockets."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the descriptor that the listing itself used
+            if not os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as copy:
+                if copy.family == socket.AF_INET:
+                    with contextlib.suppress(OSError):  # ENOTCONN: it listens
+                        copy.getpeername()
+                        found.add(int(name))
+    return found
+
+
+@pytest.mark.parametrize("act", ["move", "copy"])
+def test_a_slot_is_free_once_its_last_byte_has_left_though_the_peer_does_not_hang_up(world, act):
+    """Rule 16. The peer looks at nothing: this side's socket stays open until it does, or for some seconds."""
+    before = streams()
+    a, b = world.domains(2)
+    tx, rx = world.channel(a, b)
+    alloc = world.allocator(a, count=1)
+    world.assign(tx, rx, alloc.pool)
+    connected = streams() - before
+    assert len(connected) == 2
+    getattr(tx, act)(alloc.alloc())
+    tx.close()
+    assert a.wait_for(lambda: alloc.detached == 0, PATIENCE_S)
+    assert connected <= streams()
+    assert alloc.pool[0].state is READ_WRITE
+    assert take(rx, EventKind.MOVE_RECEIVED if act == "move" else EventKind.COPY_RECEIVED)
+
+
 def test_a_bind_waits_until_the_endpoint_is_there(world):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]

@@ -92,6 +92,25 @@ static inline int bt_helper_serve(bt_link *link) {
     return news != BT_FETCH_DRY;
 }
 
+/* A link whose channel is gone has sent everything: nothing reads the pools' memory any more, and their slots are free,
+ * whether the peer hangs up or not (design rule 16). */
+static inline void bt_helper_unland(bt_link *link) {
+    bt_far *far = link->far;
+    pthread_mutex_lock(&far->take_lock);
+    pthread_mutex_lock(&far->send_lock);
+    for (uint32_t i = 0; i < far->landing_count; i++) {
+        bt_landing_free(link->registry, far->landings[i]);
+        far->landings[i] = NULL;
+    }
+    for (bt_landing *next, *l = far->parted; l; l = next) {
+        next = l->next;
+        bt_landing_free(link->registry, l);
+    }
+    far->parted = NULL;
+    pthread_mutex_unlock(&far->send_lock);
+    pthread_mutex_unlock(&far->take_lock);
+}
+
 /* A link whose channel is gone: send what was accepted, then wait for the peer to hang up. Whether it is done. */
 static inline int bt_helper_see_off(bt_link *link) {
     bt_far *far = link->far;
@@ -110,6 +129,7 @@ static inline int bt_helper_see_off(bt_link *link) {
     pthread_mutex_unlock(&far->send_lock);
     if (empty && !far->finished) {
         far->finished = 1;
+        bt_helper_unland(link);
         far->stream->finish(far->self);
         far->deadline_ns = now + BT_HELPER_LINGER_NS;
     } else if (!empty && (!far->deadline_ns || atomic_load_explicit(&far->sent_bytes, memory_order_relaxed) != before)) {
