@@ -38,6 +38,16 @@ def test_within_one_domain_too(subject: Subject, trust: bulk.Trust) -> None:
 
 
 @pytest.mark.watchdog(180)
+@pytest.mark.parametrize("plan", ["pair", "receive-master", "chain", "inlet", "fan"])
+@pytest.mark.parametrize("processes", [False, True], ids=["domains", "processes"])
+def test_over_a_network_too(plan: str, processes: bool) -> None:
+    """While channels live, and no buffer has two ways to one domain: its twin goes to whoever's bytes come first."""
+    tcp = Subject("tcp://127.0.0.1:0")
+    counted = run(tcp, bulk.Trust.NONE, PLANS[plan], examples=5, steps=40, processes=processes, may_end=False)
+    assert counted["steps"] > 40
+
+
+@pytest.mark.watchdog(180)
 @pytest.mark.parametrize("plan", ["pair", "chain", "diamond"])
 @pytest.mark.parametrize(("subject", "trust"), [at for at in LEVELS if at[0].processes], ids=IDS[len(LOCAL.trusts) :])
 def test_processes_that_die_do_the_same(subject: Subject, trust: bulk.Trust, plan: str) -> None:

@@ -29,7 +29,7 @@ from .subject import Subject, memory_is_shared
 
 BUFFER_BYTES = 4096
 _ORDERS = 720  # in which a domain that serves may have taken from its channels
-_LATE_S = 5.0  # after which nothing is on its way any more
+_LATE_S = 3.0  # after which nothing is on its way any more; less than a closed link waits for its peer to hang up
 _PAUSE_S = 0.001  # between looks at what is still on its way
 
 

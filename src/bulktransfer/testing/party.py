@@ -182,14 +182,6 @@ class Party:
             return consented.popleft() if consented else None
         return self._plain(event)
 
-    def listen(self, number: int) -> None:
-        """Wait for a moment, and let nothing come of it: the peer hears how far it was read. Raises: AssertionError."""
-        try:
-            event = self.channels[number].receive(0.001)
-        except TimeoutError:
-            return
-        raise AssertionError(f"{event} came where nothing was due")
-
     def _plain(self, event: bulk.Event) -> Arrived:
         pool, buffer = -1, -1
         if event.buffer is not None:

@@ -156,9 +156,7 @@ class SideBySide(Both):
                 continue
             if act == "remove" and self._refusal_is_on_its_way(channel, 1 - side):
                 self.receive_all(channel)
-            if act == "remove" and self.late:
-                self._make_known(channel)
-            answer = self._try(domain, "ask", act, self._key(channel, side), 0)
+            answer = self._ask(act, channel, side)
             self._follow_end(channel, answer)
             state = self.oracle.state
             if act == "destroy":
@@ -172,8 +170,18 @@ class SideBySide(Both):
         if act == "destroy":
             self._compare()
         else:
-            self._settle(channel)
+            self._settle(channel, act)
             self._outcomes_came(channel, act)
+
+    def _ask(self, act: str, channel: int, side: int) -> Answer:
+        """Ask. Between machines what was taken is in flight until the peer has said so, which it does by and by."""
+        for _ in self._patiently():
+            answer = self._try(self._domain(channel, side), "ask", act, self._key(channel, side), 0)
+            if act != "remove" or answer.error != "PoolBusyError":
+                break
+            if isinstance(m.remove(self.oracle.state, channel, side, 0), m.Refused):
+                break
+        return answer
 
     def _within_one_domain(self, channel: int) -> bool:
         """There the library's two ends keep two accounts, and the model one: a removal may be refused by the other."""
@@ -187,13 +195,13 @@ class SideBySide(Both):
         """Then the model has the removal refused at the call; the library asks, since its answer comes behind."""
         return any(x.kind in (MOVE_REFUSED, COPY_REFUSED) for x in self.oracle.state.queues[channel][side])
 
-    def _settle(self, channel: int) -> None:
+    def _settle(self, channel: int, act: str) -> None:
         """Receive at both ends until requests and answers are through: they are more messages than in the model."""
         quiet = 0
         sides = [side for side in (m.SOURCE, m.SINK) if self._alive(channel, side)]
         got: dict[int, list[Arrived]] = {side: [] for side in sides}
         patience = self._patiently()
-        while quiet < _ROUNDS or not (self._is_settled(channel, got) or next(patience, None) is None):
+        while quiet < _ROUNDS or not (self._is_settled(channel, act, got) or next(patience, None) is None):
             quiet += 1
             for side in sides:
                 answer = self._try(self._domain(channel, side), "receive", self._key(channel, side), 0)
@@ -212,23 +220,17 @@ class SideBySide(Both):
             self._check(not self.oracle.events[channel, side], f"{self.oracle.events[channel, side]} did not come")
         self._compare()
 
-    def _is_settled(self, channel: int, got: dict[int, list[Arrived]]) -> bool:
-        """Whether as many events came as the model has, and every outcome."""
+    def _is_settled(self, channel: int, act: str, got: dict[int, list[Arrived]]) -> bool:
+        """Whether as many events came as the model has, and every outcome of such a request."""
         for side, arrived in got.items():
             domain = self._domain(channel, side)
             self._look(domain)
             if len(arrived) < len(self.oracle.events[channel, side]):
                 return False
-            if any(outcome not in self.told[domain] for outcome in self.oracle.outcomes[domain]):
+            due = [outcome for outcome in self.oracle.outcomes[domain] if outcome[0] == act]
+            if any(outcome not in self.told[domain] for outcome in due):
                 return False
         return True
-
-    def _make_known(self, channel: int) -> None:
-        """Between machines a peer says how far it has read when it waits: until then what was sent is in flight."""
-        self.receive_all(channel)
-        for side in (m.SOURCE, m.SINK, m.SOURCE, m.SINK):
-            if self._alive(channel, side) and not self.oracle.over(channel, side):
-                self._done(self._domain(channel, side), "listen", self._key(channel, side))
 
     def drop(self, domain: int, buffer: int) -> None:
         """Let go of a buffer."""
