@@ -62,8 +62,14 @@ OUTSIDE: dict[str, set[str]] = {
         "numpy",
         "iceoryx2",
         "zmq",
-        "torch",
-    },  # what it compares with, where installed
+        "pynng",
+        "zenoh",
+        "faster_fifo",
+        "ray",
+        "mpi4py",
+        "torch",  # what it compares with, where installed
+        "matplotlib",  # and what draws
+    },
     "arrow": {"pyarrow"},
     "objects": {"libc", "cpython", "torch"},  # torch on demand: how its tensors travel
     "cli": {"numpy", "rich", "shtab"},

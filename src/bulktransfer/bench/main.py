@@ -11,7 +11,21 @@ from typing import TYPE_CHECKING, Protocol
 
 import bulktransfer as bulk
 
-from . import costs, echo, floor, memory, network, peers, queue, rtt, sealed, throughput, trust
+from . import (
+    compare,
+    costs,
+    echo,
+    evaluation,
+    floor,
+    memory,
+    network,
+    peers,
+    queue,
+    rtt,
+    sealed,
+    throughput,
+    trust,
+)
 from .machine import CannotMeasure
 from .report import Report
 from .shared import WrongSum
@@ -41,6 +55,8 @@ BENCHMARKS: dict[str, tuple[Benchmark, str]] = {
     "sealed": (sealed, "contents to one reader and to several, sealed, by value, and without the library"),
     "network": (network, "channels between machines beside plain sockets, and chains of processes"),
     "queue": (queue, "objects through a queue, beside multiprocessing's"),
+    "report": (evaluation, "the report's evaluation, whole: a page with plots"),
+    "compare": (compare, "nothing: compare two of those pages' figures"),
 }
 
 

@@ -21,11 +21,13 @@ from .handover import WINDOW, hand_over
 from .machine import quiet
 from .partner import Session
 from .report import Report, verdict_text
+from .rivals.roster import ROSTER
 from .stage import Stage, stage
 from .stats import ratio
 from .worker import Worker
 
 TIMES = 3.0
+WORK = ("hand-over", "fill")
 
 
 class Peer(Protocol):
@@ -42,15 +44,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `bulk bench peers`."""
     options.add_measured(parser, default_sizes="4KiB,1MiB")
     options.add_pairs(parser)
-    parser.add_argument("--only", choices=sorted(PEERS), action="append", help="this one (may be given again)")
-    parser.add_argument("--transfers", type=options.count, default=50_000, help="per segment")
+    parser.add_argument("--only", choices=ROSTER, action="append", help="this one (may be given again)")
+    parser.add_argument("--work", choices=WORK, help="one of the two: hand-over alone, or fill + sum; default: both")
+    parser.add_argument("--transfers", type=options.count, default=50_000, help="per segment of the hand-over")
+    parser.add_argument("--buffers", type=options.count, help="per segment of fill + sum (default: 256 MiB of them)")
 
 
 def run(args: argparse.Namespace) -> Report:
     """Measure ours and each peer in turn; a peer that is not installed is named and left out."""
     with stage("peers", args) as on:
         rows: list[tuple[object, ...]] = []
-        for name in args.only or sorted(PEERS):
+        for name in sorted(PEERS) if args.work != "fill" else []:
+            if args.only and name not in args.only:
+                continue
             if importlib.util.find_spec(name) is None:
                 on.report.add_remark(f"{name} is not installed: left out")
                 on.report.data[name] = None
@@ -61,6 +67,11 @@ def run(args: argparse.Namespace) -> Report:
             on.report.add_table(
                 "Hand-over, window 32, buffers/s", ["peer", "size", "peer's", "ours", "ours, batches"], rows
             )
+        if args.work != "hand-over" and importlib.util.find_spec("numpy") is not None:
+            from . import consume  # with NumPy
+
+            for size in args.size:
+                consume.compare(on, args, size)
     return on.report
 
 

@@ -27,6 +27,7 @@ class Summary:
     p99: float
     maximum: float
     stddev: float
+    p999: float
 
     def six(self, unit: float) -> tuple[float, ...]:
         """Mean, median, minimum, P99, maximum and standard deviation, in another unit."""
@@ -49,6 +50,7 @@ def summarize(samples: Sequence[float]) -> Summary:
         p99=percentile(ordered, 99),
         maximum=ordered[-1],
         stddev=math.sqrt(spread / max(1, len(ordered) - 1)),
+        p999=percentile(ordered, 99.9),
     )
 
 

@@ -17,7 +17,8 @@ from . import chain, options, shared
 from .chain import Chain
 from .floor import RING
 from .handover import hand_over
-from .machine import quiet
+from .machine import CannotMeasure, quiet
+from .partner import Session
 from .report import Report, verdict_text
 from .stage import Stage, stage
 from .stats import SIX, ratio, spread_of, summarize
@@ -36,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_measured(parser, default_sizes="4KiB")
     options.add_report(parser, buffers=BUFFERS, runs=100, of=f"runs of {BURST} moves")
     parser.add_argument("--only", choices=PARTS, help="one part: the report's measure, the hand-over, or fill + sum")
+    parser.add_argument(
+        "--hops", type=options.count, default=1, help="hops in each direction, for the report's measure (default 1)"
+    )
     parser.add_argument("--transfers", type=options.count, default=200_000, help="per segment of the hand-over")
     parser.add_argument(
         "--fill-size", type=options.sizes, default=_FILL_SIZES, metavar="SIZE[,SIZE…]", help="default: 64KiB,1MiB,16MiB"
@@ -44,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Report:
     """Measure the parts that were asked for; wrong sums are failures of the report."""
-    with stage("throughput", args) as on:
+    if args.hops > 1 and args.only != "report":
+        raise CannotMeasure("more than one hop is for the report's measure: --only report")
+    with stage("throughput", args, partners=2 * args.hops - 1) as on:
         if args.only in {None, "report"}:
             _the_reports(on, args)
         if args.only in {None, "handover"}:
@@ -113,13 +119,15 @@ def bursts(there: Chain, runs: int) -> tuple[list[int], list[int], int, int]:
 
 
 def _hand_over(on: Stage, args: argparse.Namespace, size: int) -> None:
-    ring, single, batched = [], [], []
+    ring, single, batched, cpu = [], [], [], []
     with contextlib.closing(hand_over(args, on.workers[0], size=size, wait=on.wait)) as source:
         source.one_by_one(args.transfers // 10 + 1)
         source.batches(args.transfers // 10 + 1)
         for _ in range(args.pairs):
             ring.append(args.transfers / on.floor.ring(args.transfers) * 1e9)
+            busy_ns = time.process_time_ns() + on.workers[0].call(busy)
             single.append(args.transfers / source.one_by_one(args.transfers) * 1e9)
+            cpu.append((time.process_time_ns() + on.workers[0].call(busy) - busy_ns) / args.transfers)
             batched.append(args.transfers / source.batches(args.transfers) * 1e9)
     rows = []
     for what, rates, limit in (("one by one", single, _ONE_BY_ONE_PER_S), ("batches", batched, _BATCHES_PER_S)):
@@ -138,7 +146,17 @@ def _hand_over(on: Stage, args: argparse.Namespace, size: int) -> None:
         "ring_per_s": ring,
         "single_per_s": single,
         "batched_per_s": batched,
+        "cpu_of_both_sides_ns": cpu,
     }
+    if args.backend != "local":
+        on.report.add_remark(
+            f"CPU of both sides a buffer, one by one: {statistics.median(cpu):,.0f} ns, waiting ({on.wait}) included"
+        )
+
+
+def busy(_session: Session) -> int:
+    """A command: the ns that the partner has used of its core."""
+    return time.process_time_ns()
 
 
 # --- fill + sum of every buffer ---
