@@ -10,6 +10,13 @@ cdef extern from "registry.h" nogil:
     void bt_registry_unmap(bt_registry* r, void* address, size_t size)
     void bt_registry_close(bt_registry* r, int fd)
 
+cdef extern from "hold.h" nogil:
+    ctypedef struct bt_hold:
+        pass
+    bt_hold* bt_hold_new(bt_registry* r, void* address, size_t size)
+    bt_hold* bt_hold_more(bt_hold* hold)
+    void bt_hold_drop(bt_hold* hold)
+
 cdef extern from "twin.h" nogil:
     ctypedef struct bt_cell:
         uint64_t fresh
@@ -19,17 +26,11 @@ cdef extern from "twin.h" nogil:
     void bt_twin_retain(bt_twin* t)
     void bt_twin_leave(bt_twin* t, uint32_t jobs)
     int bt_twin_put_off(bt_twin* t, void* base, size_t size, int revoke)
+    int bt_twin_put_off_hold(bt_twin* t, bt_hold* hold)
     int bt_twin_claim(bt_twin* t, uint32_t index, uint32_t channel)
     void bt_twin_unclaim(bt_twin* t, uint32_t index)
     uint32_t bt_twin_claimed(const bt_twin* t, uint32_t index)
     uint32_t bt_is_leaving(const bt_twin* t, uint32_t index)
-
-cdef extern from "hold.h" nogil:
-    ctypedef struct bt_hold:
-        pass
-    bt_hold* bt_hold_new(bt_registry* r, void* address, size_t size)
-    bt_hold* bt_hold_more(bt_hold* hold)
-    void bt_hold_drop(bt_hold* hold)
 
 cdef bt_registry* registry() noexcept nogil
 cdef Descriptor received(int fd)

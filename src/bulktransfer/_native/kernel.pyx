@@ -268,7 +268,7 @@ cdef class Mapping:
 
     def __dealloc__(self):
         if self.hold != NULL:
-            bt_hold_drop(self.hold)
+            if self.twin == NULL or not bt_twin_put_off_hold(self.twin, self.hold): bt_hold_drop(self.hold)
         elif self.base != NULL and self.generation == the_registry.generation:
             if self.twin == NULL or not bt_twin_put_off(self.twin, self.base, self.size, False):
                 bt_registry_unmap(the_registry, self.base, self.size)

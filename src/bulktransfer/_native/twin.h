@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <sys/mman.h>
 
+#include "hold.h"
 #include "registry.h"
 
 typedef struct bt_cell {
@@ -30,6 +31,7 @@ typedef struct bt_twin {
     uint8_t *base;   /* set when the mapping is let go while there are jobs */
     size_t size;
     int revoke; /* it stays, without access */
+    bt_hold *hold; /* set where others use the memory as well: dropped instead */
     bt_cell cells[];
 } bt_twin;
 
@@ -64,8 +66,11 @@ static inline void bt_twin_leave(bt_twin *twin, uint32_t jobs) {
         else bt_registry_unmap(twin->registry, twin->base, twin->size);
         twin->base = NULL;
     }
+    bt_hold *hold = jobs && !twin->jobs ? twin->hold : NULL;
+    if (hold) twin->hold = NULL;
     uint32_t left = --twin->owners;
     pthread_mutex_unlock(&twin->lock);
+    bt_hold_drop(hold);
     if (left) return;
     pthread_mutex_destroy(&twin->lock);
     free(twin);
@@ -125,6 +130,16 @@ static inline int bt_twin_put_off(bt_twin *twin, void *base, size_t size, int re
         twin->size = size;
         twin->revoke = revoke;
     }
+    pthread_mutex_unlock(&twin->lock);
+    return busy;
+}
+
+/* The same for memory that others use as well: `hold` is dropped afterwards. */
+static inline int bt_twin_put_off_hold(bt_twin *twin, bt_hold *hold) {
+    if (twin->generation != twin->registry->generation) return 0; /* as in bt_twin_leave */
+    pthread_mutex_lock(&twin->lock);
+    int busy = twin->jobs != 0;
+    if (busy) twin->hold = hold;
     pthread_mutex_unlock(&twin->lock);
     return busy;
 }
