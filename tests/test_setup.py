@@ -357,3 +357,20 @@ def test_a_closed_channel_is_dropped_in_silence(world):
         warnings.simplefilter("error")
         del channel
         gc.collect()
+
+
+def test_an_address_that_nobody_could_be_received_at_is_free_again(world, monkeypatch):
+    from bulktransfer._native import kernel
+
+    address = f"{world.scheme}:twice"
+    add = kernel.poller_add
+
+    def full(poller, fd):
+        monkeypatch.setattr(kernel, "poller_add", add)
+        raise OSError(12, "no memory to watch it")
+
+    domain = bulk.Domain()
+    monkeypatch.setattr(kernel, "poller_add", full)
+    with pytest.raises(OSError, match="no memory to watch"):
+        bulk.create(address, direction=bulk.Direction.TX, trust=bulk.Trust.FULL, domain=domain)
+    bulk.create(address, direction=bulk.Direction.TX, trust=bulk.Trust.FULL, domain=domain).close()

@@ -77,7 +77,13 @@ def create(
     rendezvous = backend.listen(address, backlog=min(64, channel.limits.half_open), allow_users=allow_users, **options)
     channel.address = rendezvous.address
     channel.open_for(direction, trust, role, meta_size)
-    channel.reception = Reception(channel.beacon, channel, backend.codec, channel.limits, rendezvous, exclusive=True)
+    reception = channel.beacon, channel, backend.codec, channel.limits, rendezvous
+    try:
+        channel.reception = Reception(*reception, exclusive=True)
+    except BaseException:
+        rendezvous.close()  # the address is free again
+        ending.finish(channel, ClosedChannelError, f"{channel.describe()}: it was never created")
+        raise
     if waitset is not None:
         waitset.add(channel)
     return channel

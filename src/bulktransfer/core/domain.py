@@ -146,8 +146,8 @@ class Domain:
 
     def watch(self, fd: int, handler: Callable[[], None]) -> None:
         """Call `handler` (a bound method, held weakly) from waiting threads while `fd` is readable."""
+        kernel.poller_add(self._poller.fileno(), fd)  # level-triggered: what comes before the next line is seen again
         self._sources[fd] = weakref.WeakMethod(handler)
-        kernel.poller_add(self._poller.fileno(), fd)
 
     def unwatch(self, fd: int) -> None:
         """Stop watching `fd`; it must not be closed yet."""
