@@ -175,8 +175,12 @@ class Reception:
     def take(self, connection: Connection) -> None:
         """Receive one peer on a connected socket."""
         candidate = Candidate(self, connection)
+        try:
+            self.beacon.watch(candidate.line.fileno(), candidate.on_readable)
+        except BaseException:
+            candidate.line.close()  # nobody would read what it says
+            raise
         self.candidates.append(candidate)
-        self.beacon.watch(candidate.line.fileno(), candidate.on_readable)
 
     def on_knock(self) -> None:
         """Somebody knocks."""
