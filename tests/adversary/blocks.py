@@ -13,7 +13,7 @@ from adversary.arena import resident_bytes
 from adversary.registry import BOUNDED, REFUSED, attack
 from bulktransfer import block
 from bulktransfer.block.nbd import wire
-from bulktransfer.block.service.messages import LAYOUT
+from bulktransfer.block.service.messages import LAYOUT, Message
 from nbd_tools import serving, text
 
 SIZE = 1 << 20
@@ -117,15 +117,15 @@ def messages_that_are_no_requests(arena):
                 pools = [arena.world.allocator(arena.victim, count=2, size=4096) for _ in range(2)]
                 up.assign_pool(pools[0].pool)
                 down.assign_pool(pools[1].pool)
-                hello = LAYOUT.pack(1, 0, 0, 0, 1, 0, 0)
+                hello = Message(1, 0, 1).pack()
                 wrong = [b"", b"x", bytes(32), os.urandom(32), hello, hello]
-                wrong += [LAYOUT.pack(op, 255, 65535, 2**32 - 1, 9, 2**64 - 1, 2**64 - 1) for op in range(12)]
-                wrong += [LAYOUT.pack(op, 0, 0, 4095, 9, 2**63, 4096) for op in range(12)]
+                wrong += [Message(op, 255, 9, 2**64 - 1, 2**32 - 1, 2**64 - 1).pack() for op in range(12)]
+                wrong += [Message(op, 0, 9, 2**63, 4095, 4096).pack() for op in range(12)]
                 for meta in wrong:
                     for channel, alloc, send in ((up, pools[0], "move"), (down, pools[1], "pass_")):
                         buffer = alloc.alloc()
                         buffer.put(b"?" * 64)
-                        getattr(channel, send)(buffer, meta[:32])
+                        getattr(channel, send)(buffer, meta[: LAYOUT.size])
                         answer = channel.receive_buffer(timeout=20)
                         assert answer.buffer is buffer
                         assert len(answer.meta) == LAYOUT.size
