@@ -286,9 +286,11 @@ static int model_start(void) {
 #define pthread_cond_broadcast(condition) ((void)(condition))
 #define pthread_cond_timedwait(condition, mutex, when) ((void)(condition), (void)(mutex), (void)(when), ETIMEDOUT)
 #define pthread_create(thread, how, run, with) ((void)(thread), (void)(how), (void)(run), (void)(with), model_start())
-#define pthread_attr_init(how) ((void)(how))
+static inline int model_nothing(const void *what) { return what ? 0 : EINVAL; }
+#define pthread_attr_init(how) model_nothing(how)
 #define pthread_attr_destroy(how) ((void)(how))
 #define pthread_attr_setdetachstate(how, what) ((void)(how), (void)(what))
+#define pthread_attr_setstacksize(how, size) ((void)(how), (void)(size))
 #define pthread_sigmask(how, set, old) ((void)(how), (void)(set), (void)(old))
 #define send(sock, data, size, flags) ((void)(data), model_send(sock))
 #define epoll_create1(flags) EPOLL_FD

@@ -71,7 +71,8 @@ def _by_size(whole: dict[str, Any], axes: Any) -> bool:
         axes.minorticks_off()
         axes.set_xlabel("buffer size")
         axes.set_ylabel("round trip, µs")
-        axes.legend(frameon=False, fontsize=8, ncols=2)
+        axes.set_ylim(top=axes.get_ylim()[1] * 30)  # room for the legend
+        axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper left")
     return found
 
 
