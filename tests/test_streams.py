@@ -339,6 +339,15 @@ def test_only_a_stream_can_be_read(address):
         bulk.reader(address, timeout=0.01)
 
 
+def test_a_writer_that_ends_before_its_reader_has_joined_ended_in_order(address):
+    with bulk.listen(address, [bulk.ChannelSpec(direction=Direction.TX, trust=Trust.FULL)]) as listener:
+        joining = Background(lambda: bulk.reader(listener.address))
+        (channel,) = listener.accept(PATIENCE_S)
+        channel.destroy(PATIENCE_S)
+        with pytest.raises(bulk.EndOfChannelError):
+            joining.result()
+
+
 def test_a_writer_takes_no_pools_from_a_reader(address):
     with (
         bulk.writer(address, like=numbered(0)) as writer,

@@ -106,6 +106,8 @@ def reader(
         if len(channels) != 1 or channels[0].direction is not bulk.Direction.RX:
             raise bulk.BindRefusedError(f"reader of {address}: no stream is offered there")
         event = channels[0].receive(None if end is None else max(0.0, end - time.monotonic()))
+        if event.kind is bulk.EventKind.TEARDOWN_RECEIVED:
+            event = channels[0].receive(None if end is None else max(0.0, end - time.monotonic()))  # raises the end
         if event.kind is not bulk.EventKind.POOL_ASSIGNED:
             raise bulk.BindRefusedError(f"reader of {address}: no stream is offered there, {event!r} came")
     except BaseException:
