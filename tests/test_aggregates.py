@@ -91,7 +91,11 @@ def test_edits_are_those_of_bytes(frames):
         (lambda a, whole: whole.insert(-1, a), ValueError),
         (lambda a, whole: whole.remove(5, 10), ValueError),
         (lambda a, whole: whole.remove(5, -1), ValueError),
+        (lambda a, whole: whole.insert(1.5, a), TypeError),
+        (lambda a, whole: whole.insert(5, (a, 0, 3 * PAGE)), ValueError),
+        (lambda a, whole: whole.remove(1.5, 2), TypeError),
         (lambda a, whole: whole.split(12), ValueError),
+        (lambda a, whole: whole.split(1.0), TypeError),
         (lambda a, whole: whole.join(b"bytes"), TypeError),
         (lambda a, whole: whole.join((a, 1)), TypeError),
         (lambda a, whole: whole.join((a, -1, 2)), ValueError),
@@ -239,6 +243,44 @@ def test_a_timeout_half_way_loses_nothing(ends):
     assert rx.receive_aggregate(0).aggregate.tobytes() == b"onetwo"
 
 
+def test_who_may_not_receive_half_way_loses_nothing(ends):
+    tx, rx, small, _ = ends
+    buffers = filled(small, b"one", b"two")
+    metas = gathering.encode(bulk.Aggregate(buffers), b"", 64)
+    tx.move(buffers[0], metas[0])
+    with pytest.raises(TimeoutError):
+        rx.receive_aggregate(0)
+
+    refused = []
+
+    def receive_inside(event):
+        with pytest.raises(bulk.WouldBlock) as error:
+            rx.receive_aggregate(PATIENCE_S)
+        refused.append(error)
+
+    rx.set_callbacks(bulk.Callbacks(copy_received=receive_inside))
+    other = small.alloc()
+    tx.copy(other)
+    with pytest.raises(TimeoutError):
+        rx.receive(0)
+    assert len(refused) == 1
+    rx.set_callbacks(bulk.Callbacks())
+    tx.move(buffers[1], metas[1])
+    assert rx.receive_aggregate(0).aggregate.tobytes() == b"onetwo"
+
+
+def test_transfers_that_came_another_way_are_put_together(ends):
+    tx, rx, small, _ = ends
+    tx.move(bulk.Aggregate(filled(small, b"one", b"two")), b"note")
+    first, second = rx.receive(PATIENCE_S), rx.receive(PATIENCE_S)
+    assert rx.gather(first) is None
+    arrived = rx.gather(second)
+    assert (arrived.aggregate.tobytes(), arrived.meta) == (b"onetwo", b"note")
+    tx.destroy(done=lambda outcome: None)
+    with pytest.raises(ValueError, match="brings no buffer"):
+        rx.gather(rx.receive(PATIENCE_S))
+
+
 def test_a_source_that_ends_half_way_leaves_no_half(ends):
     tx, rx, small, _ = ends
     buffers = filled(small, b"one", b"two")
@@ -341,7 +383,7 @@ def test_whole_pages_are_mapped_side_by_side_and_seen_as_they_change(frames):
         assert array[2 * PAGE + 5] == ord("!")
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
-        with pytest.raises(BufferError, match="1 views are live"):
+        with pytest.raises(BufferError, match="1 view is live"):
             mapped.close()
         del array
     assert [buffer.exports for buffer in (a, b, c)] == [0, 0, 0]
@@ -468,6 +510,17 @@ def test_files_are_read_into_parts_and_written_from_them(frames, tmp_path):
         assert whole.writev_to(file.fileno()) == len(data)
     assert (tmp_path / "out").read_bytes() == b"head" + whole.tobytes() + whole.tobytes()[-4:]
     assert a.exports == b.exports == 0
+
+
+@pytest.mark.parametrize(("offset", "error"), [(-1, ValueError), ("x", TypeError), (1.5, TypeError)])
+def test_an_offset_that_is_none_reads_and_writes_nothing(frames, tmp_path, offset, error):
+    (a,) = filled(frames, b"kept")
+    with open(tmp_path / "file", "w+b", buffering=0) as file:
+        file.write(b"file")
+        for act in (bulk.Aggregate([a]).writev_to, bulk.Aggregate([a]).readv_from):
+            with pytest.raises(error):
+                act(file.fileno(), offset)
+    assert (a.tobytes(), (tmp_path / "file").read_bytes()) == (b"kept", b"file")
 
 
 def test_more_parts_than_the_kernel_takes_at_once_are_written(frames, tmp_path):

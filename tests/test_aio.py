@@ -9,6 +9,7 @@ import pytest
 
 import bulktransfer as bulk
 from bulktransfer import ChannelState, Direction, EventKind, Trust, aio
+from bulktransfer.core import gathering
 from looping import LOOPS, Meeting, filled, mute, run_in, settle
 
 
@@ -418,6 +419,50 @@ def test_awaited_batches_and_full_copies_arrive(meeting, loop):
 
     async def receive_all(channel, count):
         return [await channel.receive() for _ in range(count)]
+
+    run_in(loop, main())
+
+
+def test_an_aggregate_is_awaited_whole_and_a_cancelled_wait_half_way_loses_nothing(meeting, loop):
+    async def main():
+        async with meeting:
+            tx, rx, alloc = await meeting.line(meta_size=64)
+            one, two = alloc.alloc_many(2)
+            one.put(b"one")
+            two.put(b"two")
+            sent = bulk.Aggregate([(two, 0, 2), one])
+            _, arrived = await asyncio.gather(tx.move(sent, b"note"), rx.receive_aggregate())
+            assert (arrived.aggregate.tobytes(), arrived.meta) == (b"twone", b"note")
+            _, back = await asyncio.gather(rx.pass_(arrived.aggregate), tx.receive_aggregate())
+            assert back.aggregate.tobytes() == b"twone"
+            _, arrived = await asyncio.gather(tx.copy(sent), rx.receive_aggregate())
+            assert arrived.kind is EventKind.COPY_RECEIVED
+            await asyncio.gather(rx.release(arrived.aggregate), tx.receive(), tx.receive())
+
+            metas = gathering.encode(sent, b"", 64)
+            tx.sync.move(two, metas[0])
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(rx.receive_aggregate(), 0.05)
+            assert rx.sync.gathering is not None  # the first half was taken
+            tx.sync.move(one, metas[1])
+            assert (await rx.receive_aggregate()).aggregate.tobytes() == b"twone"
+
+    run_in(loop, main())
+
+
+def test_an_aggregate_whose_sender_ends_half_way_is_let_go(meeting, loop):
+    async def main():
+        async with meeting:
+            tx, rx, alloc = await meeting.line(meta_size=64)
+            one, two = alloc.alloc_many(2)
+            tx.sync.move(one, gathering.encode(bulk.Aggregate([one, two]), b"", 64)[0])
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(rx.receive_aggregate(), 0.05)
+            (held,) = rx.sync.gathering.buffers
+            tx.close()
+            with pytest.raises(bulk.EndOfChannelError):
+                await rx.receive_aggregate()
+            assert (rx.sync.gathering, held.state) == (None, bulk.BufferState.INVALID)
 
     run_in(loop, main())
 

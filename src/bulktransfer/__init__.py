@@ -16,6 +16,7 @@ from .core.channel import Channel
 from .core.connect import bind, connect, create
 from .core.deferral import Answer
 from .core.domain import Domain, current_domain
+from .core.gathering import Arrival
 from .core.harden import harden
 from .core.lifetime import trace_views
 from .core.limits import Constraints, Limits
@@ -85,6 +86,7 @@ __all__ = [
     # what arrives, and who is told
     "Event",
     "Transfer",
+    "Arrival",
     "Outcome",
     "Callbacks",
     "Answer",

@@ -80,7 +80,8 @@ cdef class Span:
     def close(self):
         """Let go of everything; idempotent. Raises: BufferError (somebody still looks at it)."""
         if self.exports:
-            raise BufferError(f"closing a span of {self.size} bytes: {self.exports} views are live")
+            live = "1 view is live" if self.exports == 1 else f"{self.exports} views are live"
+            raise BufferError(f"closing a span of {self.size} bytes: {live}")
         if self.base != NULL and self.generation == registry().generation:
             bt_registry_unmap(registry(), self.base, self.room)
         self.base = NULL

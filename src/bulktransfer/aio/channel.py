@@ -112,6 +112,13 @@ class Channel:
         """The next event that brings a buffer; other events stay for receive. Raises: as receive."""
         return await self._until(self._take_transfer)
 
+    async def receive_aggregate(self) -> bulk.Arrival:
+        """What was sent next, whole or not at all; cancelled half way, the next call goes on.
+
+        Other events stay for receive. Raises: as bulk.Channel.receive_aggregate, but for TimeoutError.
+        """
+        return await self._until(self._take_aggregate)
+
     async def buffers(self) -> AsyncIterator[bulk.Transfer]:
         """The transfers as they arrive, until the peer ends the channel. Raises: as receive, but for the end."""
         while True:
@@ -160,30 +167,30 @@ class Channel:
             self.sync.withdraw(pool)
             raise
 
-    # ---- transfers: each returns when the peer's library accepted, and raises what it refused ----
+    # ---- transfers: each returns when the peer's library accepted, and raises what it refused; an aggregate, too ----
 
-    async def move(self, buffer: bulk.Buffer, meta: bytes = b"") -> None:
+    async def move(self, buffer: bulk.Buffer | bulk.Aggregate, meta: bytes = b"") -> None:
         """Give the buffer away to the sink. Cancelled, the move stands; a refusal then comes as an event.
 
         Raises: as bulk.Channel.move at once; NotOwnedError (the peer refused), the channel's end.
         """
         await self._outcome(lambda done: self.sync.move(buffer, meta, done))
 
-    async def copy(self, buffer: bulk.Buffer, meta: bytes = b"") -> None:
+    async def copy(self, buffer: bulk.Buffer | bulk.Aggregate, meta: bytes = b"") -> None:
         """Let the sink read the buffer. Cancelled, the copy stands, as with move.
 
         Raises: as bulk.Channel.copy at once; CopyRefusedError (the peer refused), the channel's end.
         """
         await self._outcome(lambda done: self.sync.copy(buffer, meta, done))
 
-    async def pass_(self, buffer: bulk.Buffer, meta: bytes = b"") -> None:
+    async def pass_(self, buffer: bulk.Buffer | bulk.Aggregate, meta: bytes = b"") -> None:
         """Give the buffer back to the source. Cancelled, the pass stands, as with move.
 
         Raises: as bulk.Channel.pass_ at once; NotOwnedError (the peer refused), the channel's end.
         """
         await self._outcome(lambda done: self.sync.pass_(buffer, meta, done))
 
-    async def release(self, buffer: bulk.Buffer) -> None:
+    async def release(self, buffer: bulk.Buffer | bulk.Aggregate) -> None:
         """Let go of a copy. Cancelled, the release stands. Raises: as bulk.Channel.release; the channel's end."""
         await self._outcome(lambda done: self.sync.release(buffer, done))
 
@@ -295,6 +302,20 @@ class Channel:
                     raise item.error
                 return cast(bulk.Transfer, item)
         return self.sync.receive_buffer(0) if self._over else None
+
+    def _take_aggregate(self) -> bulk.Arrival | None:
+        arrival: bulk.Arrival | None = None
+        while arrival is None:
+            try:
+                transfer = self._take_transfer()
+            except ENDS:
+                if self._over:
+                    self.sync.receive_aggregate(0)  # raises it again, and lets go of what came
+                raise
+            if transfer is None:
+                return None
+            arrival = self.sync.gather(transfer)
+        return arrival
 
     def _see_bound(self) -> bool | None:
         self._see()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import mmap
+import operator
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -63,15 +64,20 @@ class Aggregate:
 
     def insert(self, offset: int, thing: Parts) -> None:
         """Have `thing` begin at byte `offset`. Raises: ValueError (beyond the end), TypeError."""
-        index = self._cut(offset)
-        self._parts[index:index] = _parts_of(thing)
+        things = _parts_of(thing)
+        index = self._cut(operator.index(offset))
+        self._parts[index:index] = things
 
     def join(self, thing: Parts) -> None:
         """Have `thing` behind what is here. Raises: ValueError, TypeError."""
         self._parts.extend(_parts_of(thing))
 
     def remove(self, offset: int, length: int) -> Aggregate:
-        """Take `length` bytes from `offset` on out of it; they are returned. Raises: ValueError (beyond the end)."""
+        """Take `length` bytes from `offset` on out of it; they are returned.
+
+        Raises: ValueError (beyond the end), TypeError (no whole numbers).
+        """
+        offset, length = operator.index(offset), operator.index(length)
         if length < 0 or offset < 0 or offset + length > len(self):
             raise ValueError(f"remove of {length} bytes at {offset} of {self!r}")
         first, end = self._cut(offset), self._cut(offset + length)
@@ -80,7 +86,10 @@ class Aggregate:
         return Aggregate(taken)
 
     def split(self, offset: int) -> Aggregate:
-        """Keep what is before byte `offset`; the rest is returned. Raises: ValueError (beyond the end)."""
+        """Keep what is before byte `offset`; the rest is returned. Raises: ValueError (beyond the end), TypeError."""
+        offset = operator.index(offset)
+        if offset > len(self):
+            raise ValueError(f"split at byte {offset} of {self!r}")
         return self.remove(offset, len(self) - offset)
 
     def _cut(self, offset: int) -> int:
@@ -168,18 +177,22 @@ class Aggregate:
     def readv_from(self, fd: int, offset: int | None = None) -> int:
         """Read from a file into the parts, at `offset` or where it stands; the bytes read, fewer at its end.
 
-        Raises: OSError (O_DIRECT: which part is not aligned), NotOwnedError or BufferError (a part is read-only).
+        Raises: OSError (O_DIRECT: which part is not aligned), BufferError (a part is read-only), ValueError (an
+        offset before the file), TypeError, as views.
         """
         return self._transfer(fd, offset, os.readv, os.preadv, "readv_from")
 
     def writev_to(self, fd: int, offset: int | None = None) -> int:
         """Write the parts to a file, at `offset` or where it stands; the bytes written, all of them.
 
-        Raises: OSError (O_DIRECT: which part is not aligned), as views.
+        Raises: OSError (O_DIRECT: which part is not aligned), ValueError (an offset before the file), TypeError, as
+        views.
         """
         return self._transfer(fd, offset, os.writev, os.pwritev, "writev_to")
 
     def _transfer(self, fd: int, offset: int | None, plain: Any, placed: Any, act: str) -> int:
+        if offset is not None and operator.index(offset) < 0:  # -1 would mean "where the file stands" to the kernel
+            raise ValueError(f"{act} of {self!r}: offset {offset} lies before the file")
         self._check_alignment(fd, offset, act)
         done = 0
         with self.views() as views:

@@ -15,7 +15,7 @@ from typing import Any
 
 from .._native import kernel
 from .._native.buffer import Buffer
-from .._native.event import Event
+from .._native.event import Event, Transfer
 from .._native.outcome import Outcome
 from .._native.pool import Pool
 from .._native.waiting import in_callback
@@ -27,9 +27,7 @@ from ..errors import (
     EndOfChannelError,
     WouldBlock,
 )
-from ..messages import (
-    Teardown,
-)
+from ..messages import Teardown
 from ..states import ChannelAct, ChannelState, EventKind
 from . import ending
 from . import gathering as aggregates
@@ -189,6 +187,14 @@ class Channel(ChannelPlane):
         what came of it is let go. Raises: as receive_buffer; ProtocolViolation (it is put together wrongly).
         """
         return aggregates.receive(self, timeout)
+
+    def gather(self, transfer: Transfer) -> Arrival | None:
+        """What receive_aggregate would return, once this transfer makes it whole; None before.
+
+        For who receives in another way: in a callback, from receive, in an event loop. Every transfer, in order.
+        order. Raises: ProtocolViolation (it is put together wrongly), ValueError (an event that brings no buffer).
+        """
+        return aggregates.gather(self, transfer)
 
     # ---- the descriptor ----
 

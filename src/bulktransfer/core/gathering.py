@@ -14,7 +14,15 @@ import time
 from typing import Any, NamedTuple
 
 from .._native.buffer import Buffer
-from ..errors import BulkError, ChannelStateError, MetaSizeError, ProtocolViolation
+from ..errors import (
+    BrokenChannelError,
+    ChannelStateError,
+    ClosedChannelError,
+    EndOfChannelError,
+    ForkedError,
+    MetaSizeError,
+    ProtocolViolation,
+)
 from ..states import EventKind
 from .aggregate import Aggregate
 
@@ -22,6 +30,8 @@ _SIGN = b"BkAg"
 _HEAD = struct.Struct("<4sI")
 _COUNTS = struct.Struct("<III")
 _PART = struct.Struct("<IQQ")
+_BRINGS = {EventKind.MOVE_RECEIVED, EventKind.BUFFER_RECEIVED, EventKind.COPY_RECEIVED, EventKind.COPY_RELEASED}
+_ENDS = (ClosedChannelError, EndOfChannelError, BrokenChannelError, ProtocolViolation, ForkedError)
 _MANY = {"move": "move_many", "copy": "copy_many", "pass_": "pass_many"}
 
 
@@ -115,25 +125,33 @@ class Gathering:
 def receive(channel: Any, timeout: float | None) -> Arrival:
     """The next aggregate; see Channel.receive_aggregate."""
     end_s = None if timeout is None else time.monotonic() + timeout
-    gathering: Gathering = channel.gathering if channel.gathering is not None else Gathering()
-    channel.gathering = gathering
     while True:
         try:
             event = channel.receive_buffer(None if end_s is None else max(0.0, end_s - time.monotonic()))
-            arrival = gathering.take(event)
-        except ProtocolViolation as error:
-            channel.gathering = None
-            channel.abort(f"broke a rule: {error}")
+        except _ENDS:  # who sent it is gone, and the rest of it will not come
+            gathering, channel.gathering = channel.gathering, None
+            if gathering is not None:
+                _let_go(gathering)
             raise
-        except TimeoutError:
-            raise
-        except BulkError:  # the end: who sent it is gone, and the rest of it will not come
-            channel.gathering = None
-            _let_go(gathering)
-            raise
+        arrival = gather(channel, event)
         if arrival is not None:
-            channel.gathering = None
             return arrival
+
+
+def gather(channel: Any, event: Any) -> Arrival | None:
+    """One more transfer; see Channel.gather."""
+    if event.kind not in _BRINGS:
+        raise ValueError(f"gather of {event!r} on {channel!r}: it brings no buffer")
+    gathering = channel.gathering = channel.gathering or Gathering()
+    try:
+        arrival: Arrival | None = gathering.take(event)
+    except ProtocolViolation as error:
+        channel.gathering = None
+        channel.abort(f"broke a rule: {error}")
+        raise
+    if arrival is not None:
+        channel.gathering = None
+    return arrival
 
 
 def _let_go(gathering: Gathering) -> None:
