@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -124,11 +125,33 @@ def test_an_echo_alone_goes_on_until_it_is_told_to_stop(
 
 
 def test_queue_measures_both_and_checks_what_arrived(bench: Callable[..., Any]) -> None:
-    found = bench("queue", "--size", "64KiB", "--objects", "50", "--bytes", "256KiB", "--pairs", "5")["data"]
+    few = ["--size", "64KiB", "--objects", "50", "--bytes", "256KiB", "--pairs", "5"]
+    found = bench("queue", *few, "--only", "multiprocessing")["data"]
     assert found.keys() == {"100 bytes", "64 KiB"}
     assert found["64 KiB"]["count"] == 4
     for figures in found.values():
         assert len(figures["per_s"]["ours"]) == len(figures["per_s"]["multiprocessing"]) == 5
+
+
+@pytest.mark.leaks_fds  # Ray keeps a log open after its shutdown
+@pytest.mark.parametrize("name", ["torch", "ray"])
+def test_queue_measures_others_where_they_are_installed(bench: Callable[..., Any], name: str) -> None:
+    pytest.importorskip(name)
+    few = ["--size", "1MiB", "--objects", "50", "--bytes", "4MiB", "--pairs", "5"]
+    found = bench("queue", *few, "--only", name)["data"]
+    for figures in found.values():
+        assert figures["per_s"].keys() == {"ours", "multiprocessing", name}
+        assert len(figures["per_s"][name]) == 5
+
+
+def test_a_queue_that_is_not_installed_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "ray" else found(name))
+    few = ["--size", "4KiB", "--objects", "5", "--bytes", "4KiB", "--pairs", "5", "--only", "ray"]
+    assert main.main(["bench", "queue", *few]) == 0
+    assert "ray is not installed" in capsys.readouterr().out
 
 
 def test_sealed_compares_every_means_by_size_and_readers(bench: Callable[..., Any]) -> None:

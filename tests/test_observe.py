@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
+import re
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -383,6 +386,32 @@ def test_a_descriptor_limit_that_is_low_is_said(monkeypatch):
     found = {finding.name: finding for finding in examine._limits()}
     assert found["descriptors"].verdict == examine.NOTE
     assert "ulimit -n 65536" in found["descriptors"].advice
+
+
+def commands_of(parser):
+    """Every command with the help that it shows and the one of the command that it belongs to."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                yield name, inner, parser
+                yield from commands_of(inner)
+
+
+def test_every_command_says_its_exit_status_and_the_how_to_has_it():
+    whole = main.parser()
+    page = (Path(__file__).parent.parent / "docs/how-to/look-inside.md").read_text()
+    rows = {name for row in page.splitlines() if row.startswith("| `") for name in re.findall(r"`([a-z ]+)`", row)}
+    silent = [
+        name
+        for name, command, owner in commands_of(whole)
+        if "exit status" not in command.format_help() and "exit status" not in owner.format_help()
+    ]
+    assert silent == []
+    for name, command, owner in commands_of(whole):
+        if owner is whole and name != "block":
+            assert name in rows
+        elif command.prog.startswith("bulk block "):
+            assert f"block {name}" in rows
 
 
 @pytest.mark.parametrize("shell", completion.SHELLS)

@@ -54,18 +54,20 @@ BENCHMARKS: dict[str, tuple[Benchmark, str]] = {
     "peers": (peers, "the same hand-over by other libraries"),
     "sealed": (sealed, "contents to one reader and to several, sealed, by value, and without the library"),
     "network": (network, "channels between machines beside plain sockets, and chains of processes"),
-    "queue": (queue, "objects through a queue, beside multiprocessing's"),
+    "queue": (queue, "objects through a queue, beside multiprocessing's, torch's and Ray"),
     "report": (evaluation, "the report's evaluation, whole: a page with plots"),
     "compare": (compare, "nothing: compare two of those pages' figures"),
 }
 
+_EPILOG = "exit status: 0 measured, 1 a sum was wrong, memory grew or a partner failed, 2 it cannot be measured here"
+
 
 def add_parsers(subparsers: _Subparsers) -> None:
     """Mount `bench` and its commands; `run` takes the parsed arguments."""
-    bench = subparsers.add_parser("bench", help="measure this machine, and the library on it")
+    bench = subparsers.add_parser("bench", help="measure this machine, and the library on it", epilog=_EPILOG)
     commands = bench.add_subparsers(dest="benchmark", required=True)
     for name, (benchmark, text) in BENCHMARKS.items():
-        benchmark.add_arguments(commands.add_parser(name, help=text, description=f"Measure {text}."))
+        benchmark.add_arguments(commands.add_parser(name, help=text, description=f"Measure {text}.", epilog=_EPILOG))
 
 
 def run(args: argparse.Namespace) -> int:

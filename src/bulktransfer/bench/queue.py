@@ -14,6 +14,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import bulktransfer as bulk
@@ -31,6 +32,8 @@ REFERENCE = "multiprocessing"
 TURNS = 2  # of each queue before the first that counts
 PATIENCE_S = 300.0
 
+Turn = Callable[[Callable[[], Any]], float]  # puts what is made, so and so often, and says how many seconds it took
+
 
 def _ours() -> Any:
     return bulk.Queue()
@@ -42,14 +45,6 @@ def _multiprocessings() -> Any:
 
 def _torchs() -> Any:
     return importlib.import_module("torch.multiprocessing").get_context("spawn").Queue()
-
-
-# The name of what must be installed; how a queue is made.
-PEERS: dict[str, tuple[str, Callable[[], Any]]] = {
-    "ours": ("", _ours),
-    REFERENCE: ("", _multiprocessings),
-    "torch": ("torch", _torchs),
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--objects", type=options.count, default=10_000, help="small ones a turn (default 10,000)")
     parser.add_argument("--bytes", type=options.size, default=256 << 20, help="of arrays a turn (default 256MiB)")
     parser.add_argument("--pairs", type=options.pairs, default=7, help="interleaved turns of each (default 7)")
+    parser.add_argument("--only", choices=PEERS, action="append", help="beside multiprocessing's (may be given again)")
     options.add_output(parser)
 
 
@@ -76,6 +72,8 @@ def run(args: argparse.Namespace) -> Report:
     report = Report("queue", plain(args))
     names = []
     for name, (needs, _) in PEERS.items():
+        if args.only and name not in (*args.only, "ours", REFERENCE):
+            continue
         if needs and importlib.util.find_spec(needs) is None:
             report.add_remark(f"{name} is not installed: left out")
         else:
@@ -115,7 +113,7 @@ def _compare(
 ) -> Iterator[tuple[object, ...]]:
     rates: dict[str, list[float]] = {name: [] for name in names}
     with contextlib.ExitStack() as stack:
-        turns = {name: stack.enter_context(_consumer(name, count, size)) for name in names}
+        turns = {name: stack.enter_context(PEERS[name][1](count, size)) for name in names}
         for number in range(TURNS + pairs):
             for name, turn in turns.items():
                 rate = count / turn(functools.partial(thing_for, name))
@@ -131,9 +129,9 @@ def _compare(
 
 
 @contextlib.contextmanager
-def _consumer(name: str, count: int, size: int) -> Iterator[Callable[[Callable[[], Any]], float]]:
-    """A process that gets; what is yielded puts a thing `count` times and says how many seconds it took."""
-    queue = PEERS[name][1]()
+def _process(name: str, make: Callable[[], Any], count: int, size: int) -> Iterator[Turn]:
+    """A process that gets from the queue that `make` makes."""
+    queue = make()
     here, there = multiprocessing.Pipe(False)
     process = multiprocessing.get_context("spawn").Process(target=consume, args=(queue, there, count), daemon=True)
     process.start()
@@ -148,8 +146,7 @@ def _consumer(name: str, count: int, size: int) -> Iterator[Callable[[Callable[[
                 raise CannotMeasure(f"{name}'s consumer did not get {count} objects of {size} bytes in {PATIENCE_S} s")
             got = here.recv()
             seconds = time.perf_counter() - start_s
-        if got != count * size:
-            raise WrongSum(f"{name}'s consumer got {got} bytes of {count * size}")
+        _check(name, got, count * size)
         return seconds
 
     try:
@@ -172,8 +169,66 @@ def consume(queue: Any, there: Any, count: int) -> None:
         got = 0
         for _ in range(count):
             thing = queue.get()
-            got += len(thing)
-            if not isinstance(thing, bytes):
-                got += int(thing[::4096].sum()) - len(thing[::4096])
+            got += looked_at(thing)
             thing = None  # the memory may go back before the next one comes
         there.send(got)
+
+
+def looked_at(thing: Any) -> int:
+    """The bytes of an object whose pages are looked at; another number if one of them is wrong."""
+    return len(thing) if isinstance(thing, bytes) else len(thing) + int(thing[::4096].sum()) - len(thing[::4096])
+
+
+@contextlib.contextmanager
+def _actor(count: int, size: int) -> Iterator[Turn]:
+    """An actor of Ray's that gets things as arguments of calls: faster than ray.util.queue, where each goes twice."""
+    from .rivals import clusters  # with NumPy
+
+    class Consumer:
+        got = 0
+
+        def take(self, thing: Any) -> None:
+            self.got += looked_at(thing)
+
+        def taken(self) -> int:
+            got, self.got = self.got, 0
+            return got
+
+    with clusters.ray_started() as ray:
+        actor = ray.remote(num_cpus=1)(Consumer).remote()
+        take = actor.take.options(num_returns=0)
+
+        def taken() -> int:
+            try:
+                return int(ray.get(actor.taken.remote(), timeout=PATIENCE_S))
+            except TimeoutError:
+                raise CannotMeasure(
+                    f"ray's actor did not get {count} objects of {size} bytes in {PATIENCE_S} s"
+                ) from None
+
+        def turn(thing: Callable[[], Any]) -> float:
+            with quiet():
+                start_s = time.perf_counter()
+                for _ in range(count):
+                    take.remote(thing())
+                got = taken()  # behind all of them
+                seconds = time.perf_counter() - start_s
+            _check("ray", got, count * size)
+            return seconds
+
+        taken()  # it has started
+        yield turn
+
+
+def _check(name: str, got: int, sent: int) -> None:
+    if got != sent:
+        raise WrongSum(f"{name}'s consumer got {got} bytes of {sent}")
+
+
+# The name of what must be installed; a consumer of things of some size, so many a turn.
+PEERS: dict[str, tuple[str, Callable[[int, int], AbstractContextManager[Turn]]]] = {
+    "ours": ("", functools.partial(_process, "ours", _ours)),
+    REFERENCE: ("", functools.partial(_process, REFERENCE, _multiprocessings)),
+    "torch": ("torch", functools.partial(_process, "torch", _torchs)),
+    "ray": ("ray", _actor),
+}

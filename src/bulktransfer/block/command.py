@@ -30,7 +30,11 @@ _COMMANDS: dict[str, _Command] = {"nbd": nbd, "serve": serve, "client": client, 
 
 def add_parser(commands: _Subparsers) -> None:
     """Mount `block` and its commands."""
-    block = commands.add_parser("block", help="serve blocks to other processes and machines")
+    block = commands.add_parser(
+        "block",
+        help="serve blocks to other processes and machines",
+        epilog="exit status: 0 ended in order, 1 it went wrong, 2 it could not start; each command says more",
+    )
     inner = block.add_subparsers(dest="block_command", required=True, metavar="COMMAND")
     for module in _COMMANDS.values():
         module.add_parser(inner)

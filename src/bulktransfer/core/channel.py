@@ -192,7 +192,7 @@ class Channel(ChannelPlane):
         """What receive_aggregate would return, once this transfer makes it whole; None before.
 
         For who receives in another way: in a callback, from receive, in an event loop. Every transfer, in order.
-        order. Raises: ProtocolViolation (it is put together wrongly), ValueError (an event that brings no buffer).
+        Raises: ProtocolViolation (it is put together wrongly), ValueError (an event that brings no buffer).
         """
         return aggregates.gather(self, transfer)
 

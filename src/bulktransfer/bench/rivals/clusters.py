@@ -5,6 +5,7 @@ Knows: their calls. Must not know: how they are compared.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shutil
@@ -12,12 +13,34 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .rival import PATIENCE_S, WINDOW
+
+
+@contextlib.contextmanager
+def ray_started() -> Iterator[Any]:
+    """Ray on two cores of this machine, with an object store of 2 GiB, until the `with` ends. Raises: ImportError."""
+    ray: Any = importlib.import_module("ray")
+    directory = tempfile.mkdtemp(prefix="ray-")
+    try:
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            configure_logging=False,
+            object_store_memory=2 << 30,
+            _temp_dir=directory,
+        )
+        yield ray
+    finally:
+        ray.shutdown()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 class Ray:
@@ -27,18 +50,8 @@ class Ray:
     note = "ray.put and a call of an actor, 32 calls pending; the actor reads in place"
 
     def __init__(self, *, size: int) -> None:
-        ray: Any = importlib.import_module("ray")
-        self._directory = tempfile.mkdtemp(prefix="ray-")
-        self._ray: Any = ray
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            configure_logging=False,
-            object_store_memory=2 << 30,
-            _temp_dir=self._directory,
-        )
+        self._stack = contextlib.ExitStack()
+        self._ray = ray = self._stack.enter_context(ray_started())
 
         class Actor:
             def sum(self, array: Any) -> int:
@@ -61,8 +74,7 @@ class Ray:
         return time.perf_counter_ns() - start_ns, total
 
     def close(self) -> None:
-        self._ray.shutdown()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._stack.close()
 
 
 class Mpi:
