@@ -61,14 +61,31 @@ def answer_message(kind: int, request: int, code: int = 0, reason: str = "") -> 
     return message(kind, "IH", request, code, text=reason)
 
 
+def connect(place: int | str) -> socket.socket:
+    """A connection to a port of this machine, or to a node of its file system."""
+    if isinstance(place, int):
+        sock = socket.create_connection(("127.0.0.1", place), timeout=20)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(place)  # a full backlog is waited for, as it is not with a timeout
+        sock.settimeout(20)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 class Wire:
     """One connection: greeting and frames."""
 
     def __init__(
-        self, port: int, secret: bytes | None = None, *, token: bytes = bytes(16), number: int = 0, tls: Any = None
-    ) -> None:
-        """tls: an ssl.SSLContext, or None."""
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self, port: int | str, secret: bytes | None = None, *, token: bytes = bytes(16), number: int = 0,
+        tls: Any = None,
+    ) -> None:  # fmt: skip
+        """port: or a path · tls: an ssl.SSLContext, or None."""
+        self.sock = connect(port)
         if tls is not None:
             self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
         self.sent = 0  # entries
@@ -82,7 +99,6 @@ class Wire:
             raise
 
     def greet(self, secret: bytes | None, token: bytes, number: int) -> None:
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         preface = PREFACE.pack(b"bulktran", 1, number > 0, secret is not None, number, 0, os.urandom(16), token)
         self.sock.sendall(preface)
         answer = self.exactly(ANSWER.size)
@@ -150,7 +166,8 @@ class Wire:
 class Binder(Wire):
     """A bound channel."""
 
-    def __init__(self, port: int, secret: bytes | None = None, *, tls: Any = None) -> None:
+    def __init__(self, port: int | str, secret: bytes | None = None, *, tls: Any = None, confirms: bool = True) -> None:
+        """confirms: at once what it is offered; else nothing is said any more."""
         super().__init__(port, secret, tls=tls)
         self.domain = os.urandom(16)
         self.requests = 0
@@ -166,7 +183,8 @@ class Binder(Wire):
         assert frame.body[3] == WELCOME
         count = frame.body[20]
         self.terms = [Terms(*struct.unpack_from("!BBBHI", frame.body, 21 + 13 * i)) for i in range(count)]
-        self.send(SETUP, body=message(CONFIRM))
+        if confirms:
+            self.send(SETUP, body=message(CONFIRM))
 
     def take_pool(self) -> tuple[int, bytes, int, int]:
         """Say yes to the pool that the creator assigns: its slot, id, count and size."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 
 import bulktransfer as bulk
+import foreign
 import worlds  # noqa: F401 - it starts the helper thread before descriptors are counted
 from bulktransfer import Direction, EventKind, Trust
 from meeting import Background
-from worlds import PATIENCE_S, take
+from worlds import PATIENCE_S, take, together
 
 
 @pytest.mark.parametrize("trust", [Trust.FULL, Trust.HALF])
@@ -47,6 +49,7 @@ def test_contents_are_copied_from_one_private_memory_into_another(rendezvous_dir
             tx.copy(frame)
             got = take(rx, EventKind.COPY_RECEIVED).buffer
             assert got.tobytes() == data == frame.tobytes()
+            assert tx.statistics()["wire"]["bytes_sent"] > len(data)  # through the socket
             rx.release(got)
             take(tx, EventKind.COPY_RELEASED)
             tx.move(frame)
@@ -64,3 +67,37 @@ def test_a_name_of_fullcopy_is_none_of_shm(rendezvous_dir):
         with bulk.create("shm:x", direction=Direction.TX, trust=Trust.FULL) as other:
             assert other.address == "shm:x"
         assert channel.address == "fullcopy:x"
+
+
+def test_a_client_of_many_channels_gets_in_though_the_backlog_is_short(rendezvous_dir):
+    specs = [bulk.ChannelSpec(direction=Direction.RX, trust=Trust.NONE, meta_size=size) for size in range(12)]
+    with bulk.listen("fullcopy:", specs, backlog=1, domain=bulk.Domain()) as listener:
+        asking = Background(lambda: bulk.connect(listener.address, domain=bulk.Domain()))
+        theirs = listener.accept(PATIENCE_S)
+        ours = asking.result()
+        assert [channel.meta_size for channel in ours] == [channel.meta_size for channel in theirs] == [*range(12)]
+        for channel in (*ours, *theirs):
+            channel.close()
+
+
+def test_a_name_is_reached_though_it_is_created_after_the_bind(rendezvous_dir):
+    binding = Background(lambda: bulk.bind("fullcopy:late", timeout=PATIENCE_S, domain=bulk.Domain()))
+    with bulk.create("fullcopy:late", direction=Direction.TX, trust=Trust.NONE, domain=bulk.Domain()) as channel:
+        channel.wait_bound(PATIENCE_S)
+        binding.result().close()
+
+
+def test_descriptors_beside_the_bytes_end_the_channel_and_are_not_kept(rendezvous_dir):
+    """tests/adversary/streams.py has what else may be tried so; here it is a binder of tests/foreign.py."""
+    with bulk.create("fullcopy:x", direction=Direction.RX, trust=Trust.NONE) as channel:
+        stranger, _ = together(
+            lambda: foreign.Binder(f"{rendezvous_dir}/fullcopy-x"), lambda: channel.wait_bound(PATIENCE_S)
+        )
+        read_end, write_end = os.pipe()
+        socket.send_fds(stranger.sock, [bytes(48)], [write_end])
+        os.close(write_end)
+        with pytest.raises(bulk.ProtocolViolation, match="descriptors beside the bytes of a stream"):
+            channel.receive(PATIENCE_S)
+        stranger.sock.close()
+        assert os.read(read_end, 1) == b""  # nobody has the other end any more
+        os.close(read_end)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from bulktransfer import abc
-from bulktransfer.backends import shm
+from bulktransfer.backends import _shm_door, shm
 from bulktransfer.backends.shm import BACKEND
 from bulktransfer.errors import ForkedError
 from bulktransfer.states import Trust
@@ -253,7 +253,7 @@ def test_accept_hangs_up_on_a_bounded_number_of_strangers(shared):
     rendezvous = listen(address, backlog=64, allow_users=[SOMEBODY_ELSE])
 
     def knock(pipe):
-        ends = [connect(address, owner=ME) for _ in range(shm.STRANGERS_PER_CALL + 1)]
+        ends = [connect(address, owner=ME) for _ in range(_shm_door.STRANGERS_PER_CALL + 1)]
         pipe.send(len(ends))
         pipe.recv()
 
@@ -272,9 +272,9 @@ def test_accept_hangs_up_on_a_bounded_number_of_strangers(shared):
 
 def test_a_peer_of_a_user_that_is_not_admitted_is_hung_up_on(names, monkeypatch):
     rendezvous = listen("shm:camera")
-    monkeypatch.setattr(shm, "_peer_of", lambda sock: abc.Peer(1, ME, 1))
+    monkeypatch.setattr(_shm_door, "_peer_of", lambda sock: abc.Peer(1, ME, 1))
     mine = connect("shm:camera")
-    monkeypatch.setattr(shm, "_peer_of", lambda sock: abc.Peer(1, ME + 1, 1))
+    monkeypatch.setattr(_shm_door, "_peer_of", lambda sock: abc.Peer(1, ME + 1, 1))
     assert rendezvous.accept() is None
     assert os.read(mine.fd, 10) == b""
     close(mine)

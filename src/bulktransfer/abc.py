@@ -148,7 +148,8 @@ class Backend(Protocol):
     def listen(self, address: str, *, backlog: int, allow_users: Sequence[int | str]) -> Rendezvous:
         """Create `address`. Raises: OSError (EADDRINUSE: the name is taken), ValueError, PermissionError.
 
-        A backend with `takes_network` gets what the user said as `network=`, too, here and in `connect`.
+        A backend with `takes_network` gets what the user said as `network=`, too, here and in `connect`. One with
+        `is_far` hands over wires to processes of this machine; the suite holds it to what is so between machines.
         """
 
     def connect(self, address: str, *, owner: int | str | None) -> Connection | None:

@@ -1,4 +1,6 @@
-"""Attacks over a network: heads that lie, greetings that are none, connections that hold on and say nothing."""
+"""Attacks in the words of the network, also over a stream of this machine: heads that lie, greetings that are none,
+connections that hold on and say nothing.
+"""
 
 from __future__ import annotations
 
@@ -30,22 +32,23 @@ def papers() -> tuple[str, Any]:
     return authority.certificate, authority.papers("creator")
 
 
-def create(arena: Any, **options: Any) -> tuple[Any, int]:
-    """The victim offers a channel to the network; its port."""
+def create(arena: Any, **options: Any) -> tuple[Any, int | str]:
+    """The victim offers a channel; its port or path."""
     network = None
     if arena.level == "tls":
         network = bulk.Network(certificate=papers()[1].certificate, key=papers()[1].key)
     options.setdefault("direction", Direction.RX)
     channel = bulk.create(f"{arena.level}:", trust=Trust.NONE, domain=arena.victim, network=network, **options)
     arena.world.made.append(channel)
-    return channel, int(channel.address.rpartition(":")[2])
+    name = channel.address.rpartition(":")[2]
+    return channel, f"{os.environ['BULKTRANSFER_DIR']}/fullcopy-{name}" if arena.level == "fullcopy" else int(name)
 
 
 def context(arena: Any) -> Any:
     return ssl.create_default_context(cafile=papers()[0]) if arena.level == "tls" else None
 
 
-def bound(arena: Any, channel: Any, port: int) -> foreign.Binder:
+def bound(arena: Any, channel: Any, port: int | str) -> foreign.Binder:
     """A stranger that is let in."""
     stranger, _ = together(lambda: foreign.Binder(port, tls=context(arena)), lambda: channel.wait_bound(PATIENCE_S))
     arena.keep(stranger.sock)
@@ -122,7 +125,7 @@ def a_greeting_that_is_none(arena):
         b"", b"GET / HTTP/1.1\r\n\r\n" + bytes(64), bytes(48), b"bulktran" + bytes(40), os.urandom(200), preface,
         b"\x16\x03\x01\xff\xff" + os.urandom(400), b"\x16\x03\x01\x00\x05hello",
     ):  # fmt: skip
-        sock = arena.keep(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S))
+        sock = arena.keep(foreign.connect(port))
         sock.sendall(said)
         arena.victim.serve()
     bound(arena, channel, port)
@@ -134,10 +137,10 @@ def a_flood_of_half_open_connections_from_the_network(arena):
     """Connect a hundred times and say nothing, or one byte at a time."""
     channel, port = create(arena, limits=Limits(half_open=8, handshake_s=0.3))
     for number in range(100):
-        sock = arena.keep(socket.socket())
+        sock = arena.keep(socket.socket(socket.AF_INET if isinstance(port, int) else socket.AF_UNIX))
         sock.setblocking(False)
         with contextlib.suppress(BlockingIOError):
-            sock.connect(("127.0.0.1", port))
+            sock.connect(("127.0.0.1", port) if isinstance(port, int) else port)
         if number % 2:
             with contextlib.suppress(OSError):
                 sock.send(b"b")

@@ -9,7 +9,8 @@ SHARED = ("FULL", "HALF")
 BY_VALUE = ("NONE",)
 SHM = (*SHARED, *BY_VALUE)
 ANY = ("any",)  # the same code whatever the level
-NET = ("tcp", "tls")
+STREAM = ("fullcopy",)
+NET = ("tcp", "tls", *STREAM)  # one protocol
 
 VIOLATION = "ProtocolViolation on that channel"
 REFUSED = "refused with a typed error; the channel goes on"

@@ -5,6 +5,7 @@ channels, rules, or how a connection came about.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.errno cimport EPROTO
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 
@@ -18,12 +19,14 @@ from bulktransfer._native.farlink cimport (
     bt_far_drop_landing, bt_far_fetch, bt_far_flush, bt_far_get, bt_far_go, bt_far_is_behind, bt_far_is_unsent,
     bt_far_message_t, bt_far_open, bt_far_retire, bt_far_sleep, bt_far_spin, bt_far_stop, bt_frame, bt_frame_fault,
     bt_frame_pack, bt_frame_unpack, bt_helper, bt_helper_enlist, bt_helper_finish, bt_helper_leave, bt_helper_new,
-    bt_helper_seen, bt_helper_signal, bt_helper_touch, bt_landing, bt_tcp_stream, pthread_mutex_lock,
-    pthread_mutex_unlock,
+    bt_helper_seen, bt_helper_signal, bt_helper_touch, bt_is_unix, bt_landing, bt_tcp_stream, bt_unix_receive,
+    bt_unix_stream, iovec, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from bulktransfer._native.kernel cimport Descriptor, bt_hold_drop, bt_registry_add_fd, bt_registry_drop_fd, registry
 from bulktransfer._native.slots cimport Slots
 from bulktransfer._native.tls cimport tls_forget, tls_open, tls_stream
+
+from bulktransfer.errors import ProtocolViolation
 
 cdef extern from *:
     """
@@ -34,6 +37,24 @@ cdef extern from *:
     int getsockopt(int sock, int level, int name, void* value, unsigned int* size)
 
 cdef bt_helper* the_helper = NULL
+
+
+def receive_bytes(int sock, Py_ssize_t size):
+    """At most `size` bytes of a Unix stream socket, never waiting; none: the end.
+
+    Raises: BlockingIOError (nothing is there), OSError, MemoryError, ProtocolViolation (descriptors beside them).
+    """
+    cdef bytes data = PyBytes_FromStringAndSize(NULL, size)
+    cdef iovec part
+    part.iov_base, part.iov_len = <char*> data, size
+    cdef ssize_t received
+    with nogil:
+        received = bt_unix_receive(registry(), sock, &part, 1)
+    if received == -EPROTO:
+        raise ProtocolViolation("descriptors beside the bytes of a stream")
+    if received < 0:
+        raise OSError(-received, _os.strerror(-received))
+    return data[:received]
 
 
 def finish_sending(double timeout_s):
@@ -93,7 +114,9 @@ cdef int far_open(bt_link* link, int fd, object tls, uint32_t meta_limit) except
         the_helper = bt_helper_new()
         if the_helper == NULL:
             raise MemoryError("no memory for the helper of links to other machines")
-    if tls is None:
+    if tls is None and bt_is_unix(fd):
+        result = bt_far_open(link, fd, &bt_unix_stream, link, meta_limit)
+    elif tls is None:
         result = bt_far_open(link, fd, &bt_tcp_stream, <void*> <size_t> fd, meta_limit)
     else:
         stream = tls_open(fd, tls)

@@ -10,7 +10,7 @@ cdef extern from * nogil:
     """
     #include "wait.h"
     #include "faropen.h"
-    #include "tcpstream.h"
+    #include "unixstream.h"
     #define BT_KICKED_FAR(k) ((const _Atomic int *)(k))
     #define BT_FAR_OVER(far) ((int)atomic_load_explicit(&(far)->over, memory_order_acquire))
     #define BT_FAR_IS_DUE(far) ((int)atomic_load_explicit(&(far)->due, memory_order_relaxed))
@@ -41,6 +41,9 @@ cdef extern from * nogil:
         void (*finish)(void*) noexcept nogil
         void (*close)(void*) noexcept nogil
     const bt_stream bt_tcp_stream
+    const bt_stream bt_unix_stream
+    bint bt_is_unix(int sock)
+    ssize_t bt_unix_receive(bt_registry* r, int sock, iovec* parts, int count)
     void bt_tcp_finish(void* self)
     ctypedef struct bt_landing:
         uint8_t* base

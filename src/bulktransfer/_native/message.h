@@ -1,6 +1,6 @@
 /* Control messages and bells on a channel's socket: bytes with descriptors beside them.
  *
- * Knows: sendmsg and recvmsg of SOCK_SEQPACKET sockets. Must not know: what messages mean, or Python.
+ * Knows: sendmsg and recvmsg of Unix sockets. Must not know: what messages mean, or Python.
  * The peer shares the file description's flags, so every call is non-blocking by its own flag (design 8, rule 2).
  */
 #ifndef BT_MESSAGE_H
@@ -79,15 +79,14 @@ typedef struct bt_message {
     struct ucred credentials;
 } bt_message;
 
-/* The next message: its size, 0 at the end (the peer closed), or -errno (EAGAIN: none now). */
-static inline int bt_message_receive(int sock, bt_message *m) {
-    struct iovec part = {m->data, sizeof m->data};
+/* What is beside the next bytes into `m`, the bytes into `parts`: how many, or as bt_message_receive. */
+static inline ssize_t bt_message_scatter(int sock, struct iovec *parts, size_t part_count, bt_message *m) {
     union {
         struct cmsghdr head;
         char room[CMSG_SPACE(BT_FDS_MAX * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
     } control;
     struct msghdr message = {
-        .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+        .msg_iov = parts, .msg_iovlen = part_count, .msg_control = control.room, .msg_controllen = sizeof control.room};
     ssize_t size;
     m->fd_count = m->truncated = m->has_credentials = 0;
     /* ECONNRESET: the peer closed and left something of ours unread. It is said once, ahead of what the peer
@@ -112,7 +111,13 @@ static inline int bt_message_receive(int sock, bt_message *m) {
             m->has_credentials = 1;
         }
     }
-    return (int)size;
+    return size;
+}
+
+/* The next message: its size, 0 at the end (the peer closed), or -errno (EAGAIN: none now). */
+static inline int bt_message_receive(int sock, bt_message *m) {
+    struct iovec part = {m->data, sizeof m->data};
+    return (int)bt_message_scatter(sock, &part, 1, m);
 }
 
 /* Whether a message of `size` bytes brings a frame, and which. */

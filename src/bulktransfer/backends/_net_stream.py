@@ -1,6 +1,6 @@
 """One connection to another machine while it is being set up: connecting, TLS, bytes in and out, never waiting.
 
-Knows: sockets and TLS. Must not know: what the bytes mean.
+Knows: sockets, to a process of this machine, too, and TLS. Must not know: what the bytes mean.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import ssl
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from .._native.far import receive_bytes
 from .._native.kernel import Descriptor
 from ..core.network import Network
 from ..errors import BindRefusedError
@@ -42,6 +43,8 @@ def new_socket(family: int) -> Descriptor:
 
 def tune(sock: socket.socket, network: Network, host: str) -> None:
     """No delays, signs of life, and an end to waiting for a peer that the network lost. Raises: OSError."""
+    if sock.family == socket.AF_UNIX:
+        return  # no network in between
     timeout_s = network.timeout_s
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -163,11 +166,12 @@ class Stream:
             return piece or None
 
     def _receive(self, count: int) -> bytes:
-        """Bytes of the socket, at most `count`; none: nothing now, or the end."""
+        """Bytes of the socket, at most `count`; none: nothing now, or the end. Raises: OSError, ProtocolViolation."""
         assert self._descriptor is not None
         with as_socket(self._descriptor) as sock:
             try:
-                data = sock.recv(count)
+                local = sock.family == socket.AF_UNIX
+                data = receive_bytes(sock.fileno(), count) if local else sock.recv(count)
             except BlockingIOError:
                 return b""
         self._ended = not data

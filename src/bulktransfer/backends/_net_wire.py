@@ -13,20 +13,22 @@ import contextlib
 import errno
 import os
 import ssl
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from .._native import kernel
 from ..core.network import Network
+from ..core.setup import RETRY_NS
 from ..errors import BindRefusedError, ProtocolViolation
 from ..wire import frames
 from ..wire.frames import Kind
 from ..wire.greeting import BinderGreeting, CreatorGreeting, Purpose
-from ._net_address import Where
 from ._net_stream import Stream
 
 MakeContext = Callable[[], ssl.SSLContext | None]
+Join = Callable[[Stream], None]  # connects a stream to the creator, or begins to
 
 
 class Wire:
@@ -124,18 +126,20 @@ class Wire:
 class BinderWire(Wire):
     """The binder's side."""
 
-    def __init__(self, network: Network, make_context: MakeContext, name: str | None, places: Sequence[Where]) -> None:
+    def __init__(self, network: Network, make_context: MakeContext, name: str | None, join: Join) -> None:
         super().__init__(network)
         self._make_context = make_context
         self._name = name
-        self._places = list(places)
+        self._join = join
         self._greetings: list[BinderGreeting] = []
         self._said: list[bytes] = []  # before the greeting was over
+        self._to_join: list[BinderGreeting] = []
+        self._timer: kernel.Descriptor | None = None  # while the creator's backlog is full
         self._connect(BinderGreeting(network.secret))
 
     def _connect(self, greeting: BinderGreeting) -> None:
         stream = Stream(self._network, self._make_context(), self._name)
-        stream.connect(self._places)
+        self._join(stream)
         self._streams.append(stream)
         self._greetings.append(greeting)
         stream.push(greeting.take_outgoing())
@@ -153,8 +157,32 @@ class BinderWire(Wire):
         if self.count != 1:
             raise ProtocolViolation("two invitations on one connection")
         self.count = count
-        for index in range(1, count):
-            self._connect(BinderGreeting(self._network.secret, token=token, index=index))
+        self._to_join += [BinderGreeting(self._network.secret, token=token, index=index) for index in range(1, count)]
+        self._join_on()
+
+    def _join_on(self) -> None:
+        """Connect for each channel that has no connection yet; where the backlog is full, again in a moment."""
+        while self._to_join:
+            try:
+                self._connect(self._to_join[0])
+            except BlockingIOError:
+                if self._timer is None:
+                    self._timer = kernel.make_timer()
+                    kernel.poller_add(self._poller.fileno(), self._timer.fileno())
+                kernel.set_timer(self._timer.fileno(), time.monotonic_ns() + RETRY_NS)
+                return
+            del self._to_join[0]
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+
+    def close(self) -> None:
+        """Hang up; idempotent."""
+        self._stop_timer()
+        super().close()
 
     def hear(self) -> bytes | None:
         """The next message; None: not yet; b"": the creator hung up.
@@ -162,6 +190,8 @@ class BinderWire(Wire):
         Raises: ConnectionRefusedError, OSError, ProtocolViolation, BindRefusedError.
         """
         try:
+            if self._to_join:
+                self._join_on()
             while self._greet():
                 before = len(self._streams)
                 message = self.next_message() if self.count == 1 or before == self.count else None

@@ -194,7 +194,8 @@ class NetBackend:
         context = binder_context(place)
         name = (place.network.server_name or place.host) if place.secure else None
         try:
-            wire = BinderWire(place.network, lambda: context, name, place.resolve())
+            places = place.resolve()
+            wire = BinderWire(place.network, lambda: context, name, lambda stream: stream.connect(places))
         except ConnectionRefusedError:
             return None
         except PermissionError:

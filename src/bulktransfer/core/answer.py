@@ -129,7 +129,7 @@ class Answering(RequestBook):
                 raise PoolVetoError(f"assign of pool {name} was vetoed: {veto}") from veto
         assignment = self.new_assignment(pool, message.slot, False)
         assignment.present = present
-        assignment.set_means(twin.settled_means(channel, message.means))
+        assignment.set_means(message.means)
         try:
             self.reserve(pool)
         except (BulkError, OSError) as error:  # the kernel grants no further mapping

@@ -40,7 +40,7 @@ class Assigning(Answering):
         with channel.domain.lock:
             self.check_assign(pool, means)
             assignment = self.new_assignment(pool, self.free_slot(), True)
-            assignment.set_means(twin.settled_means(channel, means))
+            assignment.set_means(means)
             self.reserve(pool)
             if assignment.exposed:
                 pool.set_solid()
@@ -73,7 +73,7 @@ class Assigning(Answering):
         if exposed and channel.trust is not Trust.NONE:
             raise ValueError(f"{what}: exposed=True is for trust NONE; the channel has {channel.trust.name}")
         if exposed and channel.is_far:
-            raise ValueError(f"{what}: exposed=True is for one machine; nobody reads memory over a network")
+            raise ValueError(f"{what}: exposed=True is for memory that the peer can map; it has a stream only")
         if means in (Means.BY_VALUE, Means.SEALED) and (channel.trust is not Trust.NONE or channel.is_far):
             raise ValueError(f"{what}: means= is for trust NONE on one machine; the channel has {channel.trust.name}")
         self.check_seals(pool, exposed, what)

@@ -11,7 +11,6 @@ from .._native import kernel
 from .._native.pool import Pool
 from ..states import Means, Trust
 from . import memory
-from .scheme import backend_for
 
 
 def shares_memory(trust: Trust) -> bool:
@@ -33,14 +32,3 @@ def attach(pool: Pool, means: Means) -> None:
     size = pool.buffer_size * pool.buffer_count
     memory.check_room(size, f"the twin of pool {pool.name}")
     pool.attach(kernel.Mapping(None, size, True, means is not Means.SEALED))
-
-
-def settled_means(channel: Any, asked: Means) -> Means:
-    """By which means contents travel over a channel: a backend that promises copies makes them, whatever is asked."""
-    if asked is not Means.CHOSEN and asked is not Means.SEALED:
-        return asked
-    try:
-        copies = getattr(backend_for(channel.address), "copies", False)
-    except ValueError:  # a pair has an address of no scheme
-        copies = False
-    return Means.BY_VALUE if copies else asked

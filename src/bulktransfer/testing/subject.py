@@ -39,9 +39,12 @@ class Subject:
 
     @property
     def is_far(self) -> bool:
-        """Whether its channels go over a network, so that what was sent is not there at once. Raises: ValueError."""
+        """Whether its channels go over a stream, as between machines: what was sent is not there at once, and which
+        domain is at the other end is the peer's word. Raises: ValueError.
+        """
         self.prepare()
-        return bool(getattr(bulk.backends.backend_for(self.address), "takes_network", False))
+        backend = bulk.backends.backend_for(self.address)
+        return bool(getattr(backend, "takes_network", False) or getattr(backend, "is_far", False))
 
     def prepare(self) -> None:
         """Import what it needs. Raises: ImportError."""
