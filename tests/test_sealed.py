@@ -383,6 +383,43 @@ def test_a_frame_that_nobody_wrote_travels_on_as_it_is(world, act):
     assert buffer.state is READ_WRITE
 
 
+def test_what_is_written_through_an_address_that_was_kept_is_sent(world):
+    """NumPy's ndarray keeps no view, and ctypes an address: who owns the buffer may write there, and nobody sees it."""
+    a, b = world.domains(2)
+    tx, rx = world.channel(a, b, trust=Trust.NONE)
+    alloc = world.allocator(a, count=1)
+    assign(tx, rx, alloc.pool, means="sealed")
+    buffer = alloc.alloc()
+    kept = (ctypes.c_char * buffer.size).from_address(buffer.address)
+    for turn, (act, back) in enumerate([("copy", "release"), ("copy", "release"), ("move", "pass_")] * 2):
+        kept.value = text = b"written in turn %d" % turn  # it is READ_WRITE: this neither faults nor is it lost
+        getattr(tx, act)(buffer)
+        there = rx.receive(PATIENCE_S).buffer
+        assert there.tobytes()[: len(text)] == text
+        getattr(rx, back)(there)
+        tx.receive(PATIENCE_S)
+    assert sent_sealed(tx) == 6
+    alloc.free(buffer)
+    assert alloc.alloc() is buffer
+    kept.value = b"again"
+    assert buffer.tobytes()[:5] == b"again"
+
+
+def test_an_address_that_was_kept_costs_no_copy_of_what_was_not_written(world):
+    a, b = world.domains(2)
+    tx, rx = world.channel(a, b, trust=Trust.NONE)
+    alloc = world.allocator(a, count=1)
+    assign(tx, rx, alloc.pool, means="sealed")
+    buffer = alloc.alloc()
+    assert buffer.address
+    buffer.put(b"the same" * 100)
+    for _ in range(3):
+        tx.copy(buffer)
+        rx.release(rx.receive(PATIENCE_S).buffer)
+        tx.receive(PATIENCE_S)
+    assert tx.statistics()["contents"]["sealed_before"] == 2
+
+
 def test_left_to_itself_a_channel_sends_on_a_big_frame_that_is_there_and_copies_what_is_small(world):
     a, b, c = world.domains(3)
     (tx, rx), (on, end) = world.channel(a, b, trust=NONE), world.channel(b, c, trust=NONE)

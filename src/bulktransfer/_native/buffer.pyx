@@ -180,7 +180,7 @@ cdef class Buffer:
             return None
         if s.holds == BT_BARE and s.state == BT_READ_WRITE:
             self.pool.furnish(self.index)
-        s.touched = True
+        s.touched = s.raw = True
         return <uintptr_t> self.base()
 
     def put(self, data):
@@ -310,6 +310,7 @@ cdef class Buffer:
         s.views += 1
         s.writers += writable
         s.touched |= writable
+        s.raw |= writable  # a view may be kept by whoever is not seen (NumPy's ndarray)
         if tracing:
             place = "".join(_traceback.format_list(_traceback.extract_stack(_sys._getframe(), limit=6)))
             self.pool.traces.setdefault(self.index, []).append(place)

@@ -21,7 +21,7 @@ from bulktransfer._native.carrier cimport (
     bt_rx_meta, bt_stage_fill, bt_stage_fits, bt_stage_span, bt_tx_fill, bt_tx_publish,
 )
 from bulktransfer._native.event cimport Event
-from bulktransfer._native.frames cimport bt_frame_plain
+from bulktransfer._native.frames cimport bt_frame_for_raw, bt_frame_plain
 from bulktransfer._native.kernel cimport bt_is_leaving, bt_twin, bt_twin_claim, bt_twin_claimed, bt_twin_unclaim
 from bulktransfer._native.ledger cimport (
     BT_A_BUFFER_RECEIVED, BT_A_COPY_RECEIVED, BT_A_COPY_REFUSED, BT_A_MOVE_RECEIVED,
@@ -309,6 +309,7 @@ cdef class ValueCore(SealedCore):
         if act == BT_A_BUFFER_RECEIVED or act == BT_A_MOVE_REFUSED:
             if verdict == BT_OK and act == BT_A_BUFFER_RECEIVED:
                 a.pool.renew(index)  # a pass carries no contents
+            bt_frame_for_raw(&a.pool.c, index)  # nor had it memory left, if it was a pass that was refused
             if bt_twin_claimed(twin, index) == a.c.channel:
                 bt_twin_unclaim(twin, index)
             if verdict == BT_OK:

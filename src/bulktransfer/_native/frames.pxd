@@ -22,6 +22,7 @@ cdef extern from "sealed.h" nogil:
     int bt_frame_let_go(bt_pool* pool, uint32_t index)
     int bt_frame_plain(bt_pool* pool, uint32_t index)
     int bt_frame_furnish(bt_pool* pool, uint32_t index)
+    void bt_frame_for_raw(bt_pool* pool, uint32_t index)
     int bt_sealing_pays(const bt_pool* pool, uint32_t index, uint64_t readers)
     int bt_frame_seal(bt_pool* pool, uint32_t index)
     int bt_frame_adopt(bt_pool* pool, uint32_t index, int fd, uint64_t length, int writable)

@@ -30,6 +30,7 @@ static inline int bt_guard_set(bt_pool *pool, uint32_t index, uint8_t state) {
     if (!(pool->guarded || s->holds == BT_SEALED) || s->guard == guard) return 0;
     if (mprotect(pool->base + (uint64_t)index * pool->size, pool->size, bt_guard_bits(guard)) < 0) return -errno;
     s->guard = (uint8_t)guard;
+    if (guard == BT_MAY_WRITE) s->touched |= s->raw;
     return 0;
 }
 

@@ -77,6 +77,7 @@ typedef struct bt_slot {
     uint32_t left_to;  /* the peer that it last left to: bt_assignment.peer */
     uint8_t holds;     /* enum bt_holds */
     uint8_t touched;   /* somebody could have written to the frame that it holds */
+    uint8_t raw;       /* its address was told once, by a view or as a number: whoever kept it may write, unseen */
     uint64_t sent_at;  /* position of the entry with which it last left */
     uint64_t length;
 } bt_slot;

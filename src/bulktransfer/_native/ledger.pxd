@@ -31,6 +31,7 @@ cdef extern from "ledger.h" nogil:
         uint32_t left
         uint8_t holds
         uint8_t touched
+        uint8_t raw
         uint64_t sent_at
         uint64_t length
     ctypedef struct bt_pool:

@@ -149,6 +149,13 @@ static inline int bt_frame_furnish(bt_pool *pool, uint32_t index) {
     return 0;
 }
 
+/* Whoever kept its address may write to it as soon as it is READ_WRITE: then it is never without memory. Where there is
+ * none now, the next call that needs some says so. */
+static inline void bt_frame_for_raw(bt_pool *pool, uint32_t index) {
+    const bt_slot *s = &pool->slots[index];
+    if (s->raw && s->state == BT_READ_WRITE && s->holds == BT_BARE) (void)bt_frame_furnish(pool, index);
+}
+
 /* ---- what was written ---- */
 
 /* As linux/fs.h has them since Linux 6.7, which the headers of a build may be older than. */
@@ -304,6 +311,7 @@ static inline int bt_frame_adopt(bt_pool *pool, uint32_t index, int fd, uint64_t
     int result = bt_map_frame(pool, index, fd, length, writable ? PROT_READ | PROT_WRITE : PROT_READ);
     if (result < 0) return result;
     bt_frame_changed(pool, index, BT_SEALED, writable ? BT_MAY_WRITE : BT_MAY_READ);
+    if (writable) pool->slots[index].touched = pool->slots[index].raw;
     if (bt_frames_have_room(pool)) bt_frame_keep(pool, index, fd, length);
     else bt_registry_close(pool->frames->cache->registry, fd);
     return 0;

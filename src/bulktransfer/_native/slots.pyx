@@ -11,8 +11,8 @@ import os as _os
 
 from bulktransfer import states
 from bulktransfer._native.frames cimport (
-    bt_frame_cache, bt_frame_cache_new, bt_frame_furnish, bt_frame_let_go, bt_frame_melt, bt_frames_begin,
-    bt_frames_end,
+    bt_frame_cache, bt_frame_cache_new, bt_frame_for_raw, bt_frame_furnish, bt_frame_let_go, bt_frame_melt,
+    bt_frames_begin, bt_frames_end,
 )
 from bulktransfer._native.kernel cimport Mapping, bt_twin, bt_twin_leave, bt_twin_new, registry
 from bulktransfer._native.ledger cimport (
@@ -104,6 +104,7 @@ cdef class Slots:
         s.flags = BT_FREE
         s.length = self.c.size
         self.renew(index)
+        bt_frame_for_raw(&self.c, index)
         if self.c.twin != NULL or self.c.fresh != NULL:
             self.grow(index, self.c.size)
         self.free[self.free_count] = index
