@@ -94,5 +94,14 @@ def test_the_commands_write_and_compare_files(
     assert main.main(["bench", "compare", str(tmp_path), str(tmp_path / "report.json"), "--json"]) == 0
     out = capsys.readouterr().out
     assert json.loads(out[out.index("[") :])[0]["ratio"] == 1.0
-    (tmp_path / "other.json").write_text("{}")
-    assert main.main(["bench", "compare", str(tmp_path), str(tmp_path / "other.json")]) == 1
+
+
+@pytest.mark.parametrize("other", [b"{}", b"no JSON", b"\xff", None])
+def test_what_is_no_report_is_not_compared(
+    report: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], other: bytes | None
+) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    if other is not None:
+        (tmp_path / "other.json").write_bytes(other)
+    assert main.main(["bench", "compare", str(tmp_path), str(tmp_path / "other.json")]) == 2
+    assert str(tmp_path / "other.json") in capsys.readouterr().err

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import extract
+from .machine import CannotMeasure
 from .stats import NOISE, lower_bound, upper_bound
 from .table import number_text, render
 
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print every figure that both have; 0. Raises: OSError; 2 where a file is no report or they share nothing."""
+    """Print every figure that both have; 0, or 2 where they share nothing. Raises: CannotMeasure (no report there)."""
     changes = list(compare(_load(args.a), _load(args.b)))
     if args.json:
         print(json.dumps([{name: getattr(c, name) for name in Change.__slots__} for c in changes], indent=1))
@@ -86,7 +87,10 @@ def _verdict(ratio: float, lower: float, upper: float, *, less_is_better: bool) 
 
 
 def _load(path: Path) -> dict[str, Any]:
-    whole = json.loads((path / "report.json" if path.is_dir() else path).read_text())
+    try:
+        whole = json.loads((path / "report.json" if path.is_dir() else path).read_text())
+    except (OSError, ValueError) as error:
+        raise CannotMeasure(f"{path} cannot be read as a report: {error}") from error
     if not isinstance(whole, dict) or "runs" not in whole:
-        raise OSError(f"{path} is no report of `bulk bench report`")
+        raise CannotMeasure(f"{path} is no report of `bulk bench report`")
     return whole
