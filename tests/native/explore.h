@@ -31,7 +31,7 @@
 #include "check.h"
 
 #define ACTORS 3
-#define STACK 4096
+#define STACK 12288 /* a message with its descriptors is 5 KiB of it (bt_hang_up) */
 #define HEAP 4096
 #define BOXES 2
 #define BOX_BYTES 320 /* of a header, and of a ring: as much as is looked at */
