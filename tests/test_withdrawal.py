@@ -7,6 +7,7 @@ import pytest
 import bulktransfer as bulk
 import meeting
 from bulktransfer import ChannelState, EventKind
+from bulktransfer.states import Means
 from worlds import OWNED_COPIED, READ_WRITE, take, until_the_end
 
 scheme, world = meeting.scheme, meeting.world
@@ -25,7 +26,7 @@ class Late:
         self.tx.move(self.alloc.alloc())
         self.buffer = take(self.rx, EventKind.MOVE_RECEIVED).buffer
         self.buffer.put(b"on its way")
-        self.request = self.home.assigning.assign(self.alloc.pool, False, None)
+        self.request = self.home.assigning.assign(self.alloc.pool, Means.CHOSEN, None)
         self.back.serve()
         self.home.serve()
         self.back.serve()
@@ -136,7 +137,7 @@ def test_leases_that_come_with_an_acceptance_and_cannot_be_kept_take_it_back(wor
     other, far = world.channel(rx.domain, *world.domains(1))
     world.assign(other, far, there)  # so that the sink has a lease to give
     up, down = world.channel(far.domain, rx.domain)
-    asked = up.assigning.assign(far.domain.pools[alloc.pool.id], False, None)
+    asked = up.assigning.assign(far.domain.pools[alloc.pool.id], Means.CHOSEN, None)
     down.serve()
     up.serve()
     down.serve()
