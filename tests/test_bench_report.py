@@ -85,6 +85,7 @@ def test_twice_the_time_is_worse_and_half_of_it_better(report: dict[str, Any]) -
     assert verdicts(slow, quick) == {"better"}
 
 
+@pytest.mark.leaks_fds  # matplotlib keeps its fonts open
 def test_the_commands_write_and_compare_files(
     report: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

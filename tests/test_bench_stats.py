@@ -92,7 +92,14 @@ def test_verdicts_count_the_bound_and_call_small_differences_ties() -> None:
 def test_a_summary_has_the_six_figures_of_the_report() -> None:
     found = stats.summarize(range(200, 0, -1))
     assert found == stats.Summary(
-        count=200, mean=100.5, median=100.5, minimum=1, p99=198, maximum=200, stddev=pytest.approx(57.879, abs=1e-3)
+        count=200,
+        mean=100.5,
+        median=100.5,
+        minimum=1,
+        p99=198,
+        maximum=200,
+        stddev=pytest.approx(57.879, abs=1e-3),
+        p999=200,
     )
     assert stats.summarize([7.0]).stddev == 0.0
     with pytest.raises(ValueError, match="no samples"):

@@ -262,7 +262,7 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_buffer_is_told_at_both_ends
         sent = line.send_until_it_breaks(0)
         numbers, wrong, end, _, _ = line.end()
         assert numbers == list(range(len(numbers)))
-        assert limit // FRAME - 1 <= len(numbers) <= limit // FRAME <= sent
+        assert len(numbers) <= limit // FRAME <= sent  # a reset may overtake what the kernel has already
         assert (wrong, end) == ([], "BrokenChannelError")
         assert [status for _, status in line.say()] == [1, 1]
         assert line.whole()
