@@ -111,6 +111,71 @@ def test_what_nobody_asks_about_is_told_when_there_is_nothing_else_to_do(world):
         continue
 
 
+def everything_is_told(stranger):
+    """Until the library has told, without being asked, that it took all there is."""
+    while stranger.frame().consumed < stranger.sent:  # a TimeoutError where nobody tells
+        continue
+
+
+@pytest.mark.parametrize("later", ["receive", "receive_nowait", "receive_buffer", "receive_many"])
+def test_what_is_taken_long_after_it_was_read_is_told_too(world, later):
+    channel, stranger = meet(world, Direction.RX)
+    together(lambda: stranger.assign(1, bytes(16), 2, 4096), lambda: take(channel, EventKind.POOL_ASSIGNED))
+    arguments = (9,) if later == "receive_many" else ()
+    for _ in range(5):
+        read = channel.statistics()["wire"]["bytes_taken"]
+        for index in range(2):
+            stranger.send(foreign.MOVE, slot=1, index=index, body=b"which")
+        while channel.statistics()["wire"]["bytes_taken"] < read + 2 * (foreign.HEAD.size + 5):
+            continue  # the helper reads: both entries are in the ring
+        got = [take(channel, EventKind.MOVE_RECEIVED).buffer]
+        while stranger.frame().consumed < stranger.sent - 1:
+            continue
+        found = getattr(channel, later)(*arguments)  # which finds it in the ring; the helper has nothing else to do
+        got += [event.buffer for event in (found if isinstance(found, list) else [found])]
+        everything_is_told(stranger)
+        for buffer in got:
+            channel.pass_(buffer)
+            stranger.entry(foreign.PASS)
+
+
+def test_what_is_taken_by_somebody_who_goes_on_calling_is_told(world):
+    channel, stranger = meet(world, Direction.RX)
+    together(lambda: stranger.assign(1, bytes(16), 3, 4096), lambda: take(channel, EventKind.POOL_ASSIGNED))
+    for index in range(3):
+        stranger.send(foreign.MOVE, slot=1, index=index, body=b"one at a time")
+        take(channel, EventKind.MOVE_RECEIVED)
+        heard = Background(lambda: everything_is_told(stranger))
+        while heard.thread.is_alive():  # no tick passes without a call, and no call sends
+            assert nothing_comes(channel)
+        heard.result()
+
+
+@pytest.mark.watchdog(60)
+@pytest.mark.parametrize("creator", ["source", "sink"])
+def test_what_the_helper_tells_another_link_of_its_process_is_read_there(world, creator):
+    """It reads the one and tells on the other in one look at both, after which it has nothing more to do."""
+    a, b = world.domains(2)
+    tx, rx = world.channel(a, b, creator=creator)
+    alloc = world.allocator(a, count=1, size=4096)
+    for _ in range(10):
+        pool = world.assign(tx, rx, alloc.pool)
+        tx.move(alloc.alloc())
+        rx.pass_(take(rx, EventKind.MOVE_RECEIVED).buffer)
+        alloc.free(take(tx, EventKind.BUFFER_RECEIVED).buffer)
+        outcomes = []
+        while True:
+            try:
+                rx.remove_pool(pool, done=outcomes.append)  # it looks at what is known here, and reads nothing
+                break
+            except bulk.PoolBusyError:
+                continue
+        take(tx, EventKind.POOL_REMOVED)
+        while not outcomes:
+            assert nothing_comes(rx)
+        assert outcomes[0].error is None
+
+
 def test_words_that_come_before_contents_do_not_send_a_sleeper_back_to_sleep(world):
     channel, stranger = meet(world, Direction.RX, wait="block")
     together(lambda: stranger.assign(1, bytes(16), 3, 65536), lambda: take(channel, EventKind.POOL_ASSIGNED))
@@ -223,3 +288,32 @@ def test_what_was_sent_before_a_close_arrives(world):
     assert stranger.hear(foreign.TEARDOWN)[-1] == 1
     with pytest.raises(EOFError):
         stranger.frame()
+
+
+def leave_early(pipe):
+    import bulktransfer as bulk
+    from bulktransfer import Direction, Trust
+    from bulktransfer._native.far import finish_sending
+
+    channel = bulk.create("tcp:", direction=Direction.TX, trust=Trust.NONE)
+    pipe.send(int(channel.address.rpartition(":")[2]))
+    channel.wait_bound(20)
+    with bulk.Allocator(count=1, size=4096) as alloc:
+        channel.assign_pool(alloc.pool)
+        buffer = alloc.alloc()
+        buffer.put(b"the last words")
+        channel.move(buffer)
+        channel.close()
+        pipe.send(finish_sending(4))  # less than a closed channel waits for its peer to hang up
+
+
+def test_a_process_that_exits_waits_for_no_idle_peer_and_what_it_sent_arrives(spawn):
+    child = spawn(leave_early)
+    stranger = foreign.Binder(child.receive())
+    with stranger.sock:
+        stranger.take_pool()
+        assert child.receive() == 0  # all of it is here, though nobody has read it, and nobody has hung up
+        child.join()
+        stranger.send(foreign.NOTE)  # which finds nobody
+        assert stranger.entry(foreign.MOVE).body == b"the last words"
+        assert stranger.hear(foreign.TEARDOWN)[-1] == 1

@@ -41,6 +41,8 @@ cdef inline Event took_at_once(ChannelCore self):
     event = took_ordinary(self)
     if event is not None:
         bt_link_consumed(self.link)
+        if self.is_far:
+            self.flush_due()
     return event
 
 

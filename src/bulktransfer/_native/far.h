@@ -101,6 +101,7 @@ typedef struct bt_far_take {
 typedef struct bt_far {
     const bt_stream *stream;
     void *self; /* of the stream */
+    struct bt_helper *helper;
     int fd;
     int poll_fd;   /* an epoll descriptor: readable while there is something to be read, or the helper read it */
     int signal_fd; /* the helper read something */
@@ -117,6 +118,7 @@ typedef struct bt_far {
     _Atomic uint64_t sent_bytes, taken_bytes, sent_calls, taken_calls; /* for statistics */
     uint32_t meta_limit;
     uint32_t finished;        /* the helper said so to the stream */
+    uint64_t consumed;        /* the own index at the helper's last tick */
     uint64_t deadline_ns;     /* after which a peer that does not hang up is left */
     bt_landing **landings, *parted;
     uint32_t landing_count;

@@ -7,7 +7,6 @@ cdef int far_open(bt_link* link, int fd, object tls, uint32_t meta_limit) except
 cdef int far_leave(bt_link* link) except -1
 cdef int far_fetch(bt_link* link, bint all) except -1
 cdef int far_flush(bt_link* link) except -1
-cdef int far_rest(bt_link* link) except -1
 cdef int far_flush_due(bt_link* link) except -1
 cdef object far_next(bt_link* link)
 cdef object far_broken(bt_link* link)

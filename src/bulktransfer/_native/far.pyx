@@ -16,7 +16,7 @@ from bulktransfer._native.carrier cimport (
 )
 from bulktransfer._native.farlink cimport (
     BT_FAR_IS_DUE, BT_FAR_OVER, BT_FETCH_DRY, BT_FRAME_SIZE, BT_KICKED_FAR, bt_far, bt_far_add_landing,
-    bt_far_drop_landing, bt_far_fetch, bt_far_flush, bt_far_get, bt_far_go, bt_far_is_behind, bt_far_is_unsent,
+    bt_far_drop_landing, bt_far_fetch, bt_far_flush, bt_far_get, bt_far_go, bt_far_is_unsent,
     bt_far_message_t, bt_far_open, bt_far_retire, bt_far_sleep, bt_far_spin, bt_far_stop, bt_frame, bt_frame_fault,
     bt_frame_pack, bt_frame_unpack, bt_helper, bt_helper_enlist, bt_helper_finish, bt_helper_leave, bt_helper_new,
     bt_helper_seen, bt_helper_signal, bt_helper_touch, bt_is_unix, bt_landing, bt_tcp_stream, bt_unix_receive,
@@ -58,7 +58,7 @@ def receive_bytes(int sock, Py_ssize_t size):
 
 
 def finish_sending(double timeout_s):
-    """Wait until every closed channel to another machine has sent what it accepted; the number of those that have not.
+    """Wait until all that closed channels accepted is on their peers' machines; how many have something left.
 
     The helper thread ends with this.
     """
@@ -167,15 +167,6 @@ cdef int far_flush(bt_link* link) except -1:
     with nogil:
         bt_far_flush(link)
         bt_link_release(link)
-    return 0
-
-
-cdef int far_rest(bt_link* link) except -1:
-    """The user is about to wait. Where the peer does not know yet how far it was read, the helper says so if nothing
-    goes out meanwhile: a peer that wants to know asks, and a frame of its own for each wait cost a system call there
-    and a wake-up here."""
-    if bt_far_is_behind(link):
-        bt_helper_touch(the_helper, far_of(link))
     return 0
 
 

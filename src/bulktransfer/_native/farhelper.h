@@ -6,14 +6,24 @@
  * A user who calls or waits does all by itself, so the helper keeps away: it looks by the clock (`ticking`) while any
  * link is in use, takes over where nobody was for a whole tick, and sleeps once all are at rest. Only what finds a
  * stream full is its own: it alone waits until that takes more.
+ *
+ * It also tells the peer how far it was read, where that was true a whole tick ago and nothing that went out since has
+ * said so, whether users call meanwhile or not. It does not sleep through it:
+ *   taker:   T1 publish the index (seq_cst)        T2 load `ticking` (seq_cst); if 0, touch, which nudges
+ *   helper:  H1 store `ticking` = 0 (seq_cst)      H2 load the index of each link (seq_cst); if not told, tell; poll
+ * Lost means: H2 reads the old index, and T2 the old 1. Then H2 < T1 and T2 < H1 in the single total order, so T2 < H1 <
+ * H2 < T1, against the order of the program: the argument of doorbell.h. It holds whenever an entry is taken, also long
+ * after it was read from the stream, by calls that look at nothing but the ring.
  */
 #ifndef BT_FARHELPER_H
 #define BT_FARHELPER_H
 
+#include <linux/sockios.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <time.h>
 
 #include "fartake.h"
@@ -30,7 +40,7 @@ typedef struct bt_helper {
     uint32_t generation;
     int readable, writable; /* epoll descriptors, edge-triggered */
     int wake;
-    int running, stopping;
+    int running, stopping, hasty; /* hasty: the process ends, and waits for no peer that has everything */
     _Atomic uint32_t ticking;
     pthread_t thread;
 } bt_helper;
@@ -87,9 +97,19 @@ static inline int bt_helper_serve(bt_link *link) {
     news = bt_far_take_some(link, far, 1);
     pthread_mutex_unlock(&far->take_lock);
     if (news & BT_FETCH_NEWS) bt_helper_signal(far);
-    atomic_store_explicit(&far->due, 1, memory_order_relaxed);
-    bt_far_flush(link);
+    bt_far_tell(link);
     return news != BT_FETCH_DRY;
+}
+
+/* Whether the peer was told how far it was read up to `index`. */
+static inline int bt_helper_has_told(bt_far *far, uint64_t index) {
+    /* relaxed: bt_far_tell orders; what was told meanwhile is told once more */
+    return (int64_t)(index - atomic_load_explicit(&far->send.noted, memory_order_relaxed)) <= 0;
+}
+
+/* How far this side has read. seq_cst: H2, with T1. */
+static inline uint64_t bt_helper_consumed(bt_link *link) {
+    return atomic_load_explicit(&link->rx.own->consumed, memory_order_seq_cst);
 }
 
 /* A link whose channel is gone has sent everything: nothing reads the pools' memory any more, and their slots are free,
@@ -111,8 +131,15 @@ static inline void bt_helper_unland(bt_link *link) {
     pthread_mutex_unlock(&far->take_lock);
 }
 
+/* Whether the peer's machine has all that was sent, its end included: it is there to be read, whatever becomes of this
+ * process. */
+static inline int bt_helper_has_arrived(bt_far *far) {
+    int size = 0;
+    return ioctl(far->fd, SIOCOUTQ, &size) == 0 && size == 0;
+}
+
 /* A link whose channel is gone: send what was accepted, then wait for the peer to hang up. Whether it is done. */
-static inline int bt_helper_see_off(bt_link *link) {
+static inline int bt_helper_see_off(bt_helper *h, bt_link *link) {
     bt_far *far = link->far;
     uint64_t now = bt_helper_now();
     uint64_t before = atomic_load_explicit(&far->sent_bytes, memory_order_relaxed);
@@ -135,7 +162,7 @@ static inline int bt_helper_see_off(bt_link *link) {
     } else if (!empty && (!far->deadline_ns || atomic_load_explicit(&far->sent_bytes, memory_order_relaxed) != before)) {
         far->deadline_ns = now + BT_HELPER_STALL_NS;
     }
-    return now >= far->deadline_ns;
+    return now >= far->deadline_ns || (far->finished && h->hasty && bt_helper_has_arrived(far));
 }
 
 /* Take a link out of the list and let go of it. With `lock` held. */
@@ -160,16 +187,19 @@ static inline int bt_helper_look(bt_helper *h, int tick) {
         next = link->next_carried;
         if (atomic_load_explicit(&far->left, memory_order_acquire)) {
             busy = 1;
-            if (bt_helper_see_off(link)) bt_helper_drop(h, link);
+            if (bt_helper_see_off(h, link)) bt_helper_drop(h, link);
         } else if (!tick) {
             busy |= (int)atomic_load_explicit(&far->touched, memory_order_relaxed);
-        } else if (atomic_exchange_explicit(&far->touched, 0, memory_order_seq_cst)) { /* with bt_helper_touch */
-            busy = 1;
-        } else if (!atomic_load_explicit(&far->attended, memory_order_acquire)) {
-            busy |= bt_helper_serve(link);
-        } else { /* somebody waits there, and sends nothing: the peer hears how far it was read */
-            atomic_store_explicit(&far->due, 1, memory_order_relaxed);
-            bt_far_flush(link);
+        } else {
+            if (atomic_exchange_explicit(&far->touched, 0, memory_order_seq_cst)) { /* with bt_helper_touch */
+                busy = 1;
+                if (!bt_helper_has_told(far, far->consumed)) bt_far_tell(link); /* somebody calls, and sends nothing */
+            } else if (!atomic_load_explicit(&far->attended, memory_order_acquire)) {
+                busy |= bt_helper_serve(link);
+            } else { /* somebody waits there, and sends nothing */
+                bt_far_tell(link);
+            }
+            far->consumed = bt_helper_consumed(link);
         }
     }
     return busy;
@@ -187,12 +217,11 @@ static inline void bt_helper_write(bt_helper *h) {
             }
 }
 
-/* Forget the edges of `readable`: all links are looked at anyway. Whether there were any. */
-static inline int bt_helper_clear(bt_helper *h) {
+/* Forget the edges of `readable`: all links are looked at after this, never before. What comes once a link was read is
+ * an edge again, also what this very look sent to a link of the same process; forgotten, nobody would read it. */
+static inline void bt_helper_clear(bt_helper *h) {
     struct epoll_event ready[32];
-    int any = 0;
-    while (epoll_wait(h->readable, ready, 32, 0) == 32) any = 1;
-    return any;
+    while (epoll_wait(h->readable, ready, 32, 0) == 32) continue;
 }
 
 static void *bt_helper_main(void *argument) {
@@ -211,16 +240,17 @@ static void *bt_helper_main(void *argument) {
         }
         if (fds[0].revents) (void)!read(h->wake, &count, sizeof count);
         if (fds[1].revents) bt_helper_write(h);
-        if (!ticking) bt_helper_clear(h); /* what came is for its user, if there is one: a tick tells */
+        if (!ticking || tick) bt_helper_clear(h); /* what came is for its user, if there is one: a tick tells */
         int busy = bt_helper_look(h, tick);
         if (tick || !ticking) last = now;
         if (!ticking) atomic_store_explicit(&h->ticking, 1, memory_order_seq_cst);
         else if (tick && !busy) {
-            bt_helper_clear(h);
-            /* seq_cst, with bt_helper_touch; what comes after the last read makes an edge of `readable` */
+            /* seq_cst, with bt_helper_touch, and H1; what came after the last read has made an edge of `readable` */
             atomic_store_explicit(&h->ticking, 0, memory_order_seq_cst);
-            for (bt_link *link = h->links; link; link = link->next_carried)
+            for (bt_link *link = h->links; link; link = link->next_carried) {
                 if (atomic_load_explicit(&link->far->touched, memory_order_seq_cst)) bt_helper_nudge(h);
+                if (!bt_helper_has_told(link->far, bt_helper_consumed(link))) bt_far_tell(link);
+            }
         }
         pthread_mutex_unlock(&h->lock);
     }
@@ -243,7 +273,7 @@ static inline int bt_helper_start(bt_helper *h, bt_registry *registry) {
     if (bt_registry_add_fd(registry, h->readable) < 0 || bt_registry_add_fd(registry, h->writable) < 0 ||
         bt_registry_add_fd(registry, h->wake) < 0)
         return -ENOMEM;
-    h->stopping = 0;
+    h->stopping = h->hasty = 0;
     atomic_store_explicit(&h->ticking, 0, memory_order_seq_cst);
     sigfillset(&all); /* signals belong to the threads of the program */
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -272,6 +302,7 @@ static inline int bt_helper_enlist(bt_helper *h, bt_registry *registry, bt_link 
         result = -errno;
     if (!result) {
         bt_link_retain(link);
+        link->far->helper = h;
         link->next_carried = h->links;
         h->links = link;
     }
@@ -288,11 +319,12 @@ static inline void bt_helper_leave(bt_helper *h, bt_link *link) {
     pthread_mutex_unlock(&h->lock);
 }
 
-/* Wait until every closed channel was seen off, at most until `deadline` (CLOCK_REALTIME), then end the thread: it
- * must not outlive the interpreter. How many were not. */
+/* Wait until all that closed channels accepted has arrived at their peers' machines, at most until `deadline`
+ * (CLOCK_REALTIME), then end the thread: it must not outlive the interpreter. How many have something left. */
 static inline uint32_t bt_helper_finish(bt_helper *h, const struct timespec *deadline) {
     uint32_t left;
     pthread_mutex_lock(&h->lock);
+    h->hasty = 1;
     while (h->leaving && pthread_cond_timedwait(&h->idle, &h->lock, deadline) == 0) continue;
     left = h->leaving;
     if (!h->running) {

@@ -98,7 +98,6 @@ cdef extern from * nogil:
     void bt_far_retire(bt_link* link)
     void bt_far_flush(bt_link* link)
     int bt_far_is_unsent(bt_link* link, uint32_t slot, uint32_t index)
-    int bt_far_is_behind(const bt_link* link)
     int bt_far_fetch(bt_link* link, int all)
     int bt_far_sleep(bt_link* link, bt_helper* h, int bed, int timeout_ms, int outcomes)
     int bt_far_spin(bt_link* link, bt_helper* h, int outcomes, uint64_t budget_ns, const void* kicked)

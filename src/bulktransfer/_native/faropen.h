@@ -16,6 +16,12 @@ static inline int bt_far_queue_message(bt_link *link, const void *data, size_t s
     return 0;
 }
 
+/* T2: see farhelper.h. */
+static inline void bt_far_consumed(bt_link *link) {
+    bt_helper *h = link->far->helper;
+    if (!atomic_load_explicit(&h->ticking, memory_order_seq_cst)) bt_helper_touch(h, link->far);
+}
+
 static inline void bt_far_due(bt_link *link) { atomic_store_explicit(&link->far->due, 1, memory_order_seq_cst); }
 
 static inline void bt_far_free(bt_link *link, int whole) {
@@ -46,7 +52,7 @@ static inline void bt_far_free(bt_link *link, int whole) {
 
 static inline void bt_far_release(bt_link *link) { bt_far_free(link, 1); }
 
-static const bt_link_ways bt_far_ways = {bt_far_queue_message, bt_far_due, bt_far_release};
+static const bt_link_ways bt_far_ways = {bt_far_queue_message, bt_far_consumed, bt_far_due, bt_far_release};
 
 /* Turn a link with outboxes into one to another machine, over the socket `fd`. 0 or -errno: nothing was taken over. */
 static inline int bt_far_open(bt_link *link, int fd, const bt_stream *stream, void *self, uint32_t meta_limit) {

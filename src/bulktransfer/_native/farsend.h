@@ -146,11 +146,6 @@ static inline void bt_far_send_all(bt_link *link, bt_far *far) {
     }
 }
 
-/* Whether this side has taken more than the peer was told. A guess where another thread sends. */
-static inline int bt_far_is_behind(const bt_link *link) {
-    return link->rx.published != atomic_load_explicit(&link->far->send.noted, memory_order_relaxed);
-}
-
 /* Have everything sent that can be. Never waits: where another thread sends, that one does it. */
 static inline void bt_far_flush(bt_link *link) {
     bt_far *far = link->far;
@@ -161,6 +156,13 @@ static inline void bt_far_flush(bt_link *link) {
         bt_far_send_all(link, far);
         pthread_mutex_unlock(&far->send_lock);
     }
+}
+
+/* Let the peer hear how far it was read, if it does not know: at once, or when the stream takes more. */
+static inline void bt_far_tell(bt_link *link) {
+    /* seq_cst: a batch that was built before this store is followed by another, and one built after it has the index */
+    atomic_store_explicit(&link->far->due, 1, memory_order_seq_cst);
+    bt_far_flush(link);
 }
 
 /* Whether an entry of `slot` and `index` with contents was published and has not left whole. With the GIL: nothing is

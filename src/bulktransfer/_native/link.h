@@ -37,6 +37,7 @@ struct bt_link;
 /* What a link does otherwise whose peer is on another machine (far.h). */
 typedef struct bt_link_ways {
     int (*message)(struct bt_link *link, const void *data, size_t size); /* queue a control message; 0 or -errno */
+    void (*consumed)(struct bt_link *link);                              /* the consumed index was published */
     void (*due)(struct bt_link *link);                                   /* the peer wants to hear the consumed index */
     void (*release)(struct bt_link *link);                               /* the last owner went */
 } bt_link_ways;
@@ -47,6 +48,7 @@ typedef struct bt_link {
     bt_registry *registry;
     uint32_t generation;
     int sock;
+    const bt_link_ways *ways; /* NULL: the peer is on this machine */
     uint64_t issued; /* positions given out: published and waiting */
     _Atomic uint64_t rings; /* bells rung, for statistics; by the receiving side and whoever sends at once */
     pthread_mutex_t lock;
@@ -60,7 +62,6 @@ typedef struct bt_link {
     _Atomic uint64_t stalled_at; /* and where the peer made no room while it was waited for, and 1; 0: nowhere */
     struct bt_arrivals *in; /* by value: what comes in (arrival.h); NULL where memory is shared, and at a source */
     struct bt_link *next_carried;
-    const bt_link_ways *ways; /* NULL: the peer is on this machine */
     struct bt_far *far;
 } bt_link;
 
@@ -150,6 +151,7 @@ static inline void bt_ring_data(bt_link *link) {
 /* After consuming: tell the peer, and wake it if it sleeps for space or for an outcome. */
 static inline void bt_link_consumed(bt_link *link) {
     bt_rx_publish(&link->rx);
+    if (link->ways) link->ways->consumed(link);
     if (bt_bell_due(&link->rx.peer->sleep_space, &link->rx.last_rung_space)) {
         atomic_fetch_add_explicit(&link->rings, 1, memory_order_relaxed);
         if (link->ways) link->ways->due(link);

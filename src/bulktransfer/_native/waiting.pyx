@@ -19,7 +19,7 @@ from bulktransfer._native.carrier cimport (
     bt_link_retain, bt_now_ns, bt_rx_look_again, bt_sleep_begin, bt_sleep_end, bt_spin, bt_spin_briefly, c_poll,
     pollfd,
 )
-from bulktransfer._native.far cimport far_make_bed, far_over, far_rest, far_sleep, far_spin
+from bulktransfer._native.far cimport far_make_bed, far_over, far_sleep, far_spin
 from bulktransfer._native.farlink cimport BT_FETCH_DRY
 from bulktransfer._native.outcome cimport Outcome
 
@@ -128,7 +128,6 @@ cdef class WaitCore(ValueCore):
     cdef bint arm_far(self) except -1:
         """Read what has come from another machine; False if there was something."""
         cdef int result
-        far_rest(self.link)
         result = self.fetch(False)
         return self.link != NULL and result == BT_FETCH_DRY
 
