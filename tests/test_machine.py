@@ -19,7 +19,8 @@ from bulktransfer.testing.sidebyside import Discrepancy, SideBySide
 nursery.ready()  # while tests are collected, so that no test seems to have left it behind
 
 LOCAL, SHM = Subject("local:", processes=False), Subject("shm:")
-LEVELS = [(subject, trust) for subject in (LOCAL, SHM, Subject("fullcopy:")) for trust in subject.trusts]
+FAR = Subject("tcp://127.0.0.1:0"), Subject("fullcopy:")
+LEVELS = [(subject, trust) for subject in (LOCAL, SHM) for trust in subject.trusts]
 IDS = [f"{subject.scheme}-{trust.name}" for subject, trust in LEVELS]
 
 
@@ -32,7 +33,7 @@ def test_the_library_and_the_specification_do_the_same(subject: Subject, trust: 
     assert counted["steps"] > 40  # which steps are drawn depends on the modules that are loaded, too
 
 
-@pytest.mark.parametrize(("subject", "trust"), [at for at in LEVELS if not at[0].is_far])
+@pytest.mark.parametrize(("subject", "trust"), LEVELS, ids=IDS)
 def test_within_one_domain_too(subject: Subject, trust: bulk.Trust) -> None:
     """Where the kernel says so; over a stream it is the peer's word, and a copy to oneself is refused on arrival."""
     assert run(subject, trust, PLANS["loopback"], examples=5, steps=40, may_end=False)["steps"] > 40
@@ -41,10 +42,10 @@ def test_within_one_domain_too(subject: Subject, trust: bulk.Trust) -> None:
 @pytest.mark.watchdog(180)
 @pytest.mark.parametrize("plan", ["pair", "receive-master", "chain", "inlet", "fan"])
 @pytest.mark.parametrize("processes", [False, True], ids=["domains", "processes"])
-def test_over_a_network_too(plan: str, processes: bool) -> None:
+@pytest.mark.parametrize("subject", FAR, ids=[subject.scheme for subject in FAR])
+def test_over_a_stream_too(subject: Subject, plan: str, processes: bool) -> None:
     """While channels live, and no buffer has two ways to one domain: its twin goes to whoever's bytes come first."""
-    tcp = Subject("tcp://127.0.0.1:0")
-    counted = run(tcp, bulk.Trust.NONE, PLANS[plan], examples=5, steps=40, processes=processes, may_end=False)
+    counted = run(subject, bulk.Trust.NONE, PLANS[plan], examples=5, steps=40, processes=processes, may_end=False)
     assert counted["steps"] > 40
 
 
