@@ -105,6 +105,14 @@ def test_a_killed_peer_wakes_a_blocked_receive_with_broken_channel(line, wait):
         one.tx.move(one.alloc.alloc())
 
 
+def test_a_death_that_something_else_noticed_before_is_told_without_a_wait(line):
+    one = line(wait="block")
+    one.child.kill()
+    one.tx.hung_up = True  # as whoever reads the socket for another reason leaves it
+    with pytest.raises(bulk.BrokenChannelError, match="the peer is gone"):
+        one.tx.receive()
+
+
 def test_what_the_dead_had_published_is_delivered_first(line):
     one = line(keep=3)
     one.tell("pass")

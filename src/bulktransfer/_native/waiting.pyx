@@ -199,8 +199,8 @@ cdef class WaitCore(ValueCore):
         elif self.link != NULL and left_ns != 0:
             if bt_link_asked(self.link) - self.asked_at >= UNREAD_MAX or self.link.in_ != NULL:  # see bt_carrier_step
                 self.take_bells()  # before the bells that were left unread fill the socket
-                if self.hung_up:  # the hang-up was read here: nothing would wake this thread for it
-                    return self.attend(0, mine)
+            if self.hung_up:  # the hang-up was read already, here or before: nothing would wake this thread for it
+                return self.attend(0, mine)
             if not self.arm(outcomes):
                 self.wake()
                 return 0
