@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import importlib.util
 import os
 import secrets
@@ -17,7 +16,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from . import options
-from .handover import WINDOW, hand_over
+from .handover import hand_over
+from .iceoryx import Service
 from .machine import quiet
 from .partner import Session
 from .report import Report, verdict_text
@@ -100,38 +100,6 @@ def _compare(on: Stage, args: argparse.Namespace, name: str, size: int) -> list[
     return [(name, on.report.size(size), *(statistics.median(rates) for rates in (theirs, ours, batched)))]
 
 
-class _Service:
-    """One side of an iceoryx2 service for one publisher and one subscriber."""
-
-    def __init__(self, service: str, size: int, *, publishes: bool) -> None:
-        import iceoryx2 as iox  # type: ignore[import-not-found, import-untyped, unused-ignore]
-
-        iox.set_log_level(iox.LogLevel.Error)
-        builder = iox.NodeBuilder.new().signal_handling_mode(iox.SignalHandlingMode.Disabled)
-        self.node: Any = builder.create(iox.ServiceType.Ipc)
-        self.service: Any = (
-            self.node.service_builder(iox.ServiceName.new(service))
-            .publish_subscribe(iox.Slice[ctypes.c_uint8])
-            .subscriber_max_buffer_size(WINDOW)
-            .history_size(0)
-            .enable_safe_overflow(False)  # the default drops silently
-            .subscriber_max_borrowed_samples(4)
-            .max_publishers(1)
-            .max_subscribers(1)
-            .open_or_create()
-        )
-        self.port: Any
-        if publishes:
-            publisher = self.service.publisher_builder().initial_max_slice_len(size).max_loaned_samples(4)
-            self.port = publisher.backpressure_strategy(iox.BackpressureStrategy.RetryUntilDelivered).create()
-        else:
-            self.port = self.service.subscriber_builder().buffer_size(WINDOW).create()
-
-    def close(self) -> None:
-        self.port.delete()
-        del self.service, self.node
-
-
 class Iceoryx2:
     """iceoryx2's Python binding, polling: loan, send; receive, release."""
 
@@ -141,7 +109,7 @@ class Iceoryx2:
         self._share_core = share_core
         service = f"bulktransfer-bench-{os.getpid()}-{secrets.token_hex(4)}"
         worker.call(iceoryx2_open, name="iceoryx2", service=service, size=size)
-        self._source = _Service(service, size, publishes=True)
+        self._source = Service(service, size, publishes=True)
 
     def one_by_one(self, count: int) -> int:
         """See Peer."""
@@ -167,12 +135,12 @@ PEERS: dict[str, Callable[[Worker, int, bool], Peer]] = {"iceoryx2": Iceoryx2}
 
 def iceoryx2_open(session: Session, *, name: str, service: str, size: int) -> None:
     """Subscribe."""
-    session.keep(name, _Service(service, size, publishes=False))
+    session.keep(name, Service(service, size, publishes=False))
 
 
 def iceoryx2_take(session: Session, *, name: str, count: int, share_core: bool) -> None:
     """Receive and release."""
-    receive = session.get(_Service, name).port.receive
+    receive = session.get(Service, name).port.receive
     for _ in range(count):
         while (sample := receive()) is None:
             if share_core:

@@ -5,14 +5,13 @@ Knows: their calls. Must not know: how they are timed.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import importlib
 import os
 from typing import Any
 
 import numpy as np
 
+from ..iceoryx import Service
 from .rival import WINDOW
 
 
@@ -27,28 +26,8 @@ class Iceoryx2:
         return tag
 
     def __init__(self, *, sink: bool, size: int, shared: Any, share_core: bool) -> None:
-        iox: Any = importlib.import_module("iceoryx2")
-
-        iox.set_log_level(iox.LogLevel.Error)
-        builder = iox.NodeBuilder.new().signal_handling_mode(iox.SignalHandlingMode.Disabled)
-        self._node: Any = builder.create(iox.ServiceType.Ipc)
-        self._service: Any = (
-            self._node.service_builder(iox.ServiceName.new(shared))
-            .publish_subscribe(iox.Slice[ctypes.c_uint8])
-            .subscriber_max_buffer_size(WINDOW)
-            .history_size(0)
-            .enable_safe_overflow(False)  # the default drops silently
-            .subscriber_max_borrowed_samples(4)
-            .max_publishers(1)
-            .max_subscribers(1)
-            .open_or_create()
-        )
-        self._port: Any
-        if sink:
-            self._port = self._service.subscriber_builder().buffer_size(WINDOW).create()
-        else:
-            publisher = self._service.publisher_builder().initial_max_slice_len(size).max_loaned_samples(4)
-            self._port = publisher.backpressure_strategy(iox.BackpressureStrategy.RetryUntilDelivered).create()
+        self._service = Service(shared, size, publishes=not sink)
+        self._port = self._service.port
         self._size = size
         self._share_core = share_core
 
@@ -68,9 +47,7 @@ class Iceoryx2:
     def flush(self) -> None: ...
 
     def close(self) -> None:
-        self._port.delete()
-        del self._service, self._node
-        gc.collect()
+        self._service.close()
 
 
 def _same(data: Any) -> Any:
